@@ -1,0 +1,33 @@
+# The environment is made on first use, in .venv.
+#   make nbody    train the O(3) example on the CPU, about two minutes
+#   make test     lint, types, all tests
+# TORCH chooses the build of PyTorch: make test TORCH=torch==2.11.0
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+PYTEST_ARGS ?= -n auto
+
+.PHONY: test nbody lint types clean
+
+test: lint types
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+nbody: .venv/installed
+	$(BIN)/python -m examples.nbody_o3
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build dist
