@@ -1,0 +1,107 @@
+"""Generated source on disk: content-addressed, written atomically, verified when read."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+_GENERATOR = ("algebra.py", "cache.py", "codegen.py", "expressions.py", "program.py", "kernels/source.py")
+_lock = threading.RLock()
+_modules: dict[str, ModuleType] = {}
+
+
+def folder() -> Path:
+    """Where generated source is kept.
+
+    ``$CLIFFNN_CACHE_DIR`` if set, else ``cliffnn`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; if that cannot be
+    written, a temporary folder that lives as long as the process, with one warning.
+    """
+    named = os.environ.get("CLIFFNN_CACHE_DIR")
+    path = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cliffnn"
+    return _writable(path)
+
+
+@functools.cache
+def _writable(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        temporary = tempfile.TemporaryDirectory(prefix="cliffnn-")
+        _temporary_folders.append(temporary)
+        warnings.warn(
+            f"the cache folder {path} cannot be written ({error.strerror}): generated code is kept in "
+            f"{temporary.name} until this process ends; set CLIFFNN_CACHE_DIR to a folder that can be",
+            stacklevel=2,
+        )
+        return Path(temporary.name)
+
+
+_temporary_folders: list[tempfile.TemporaryDirectory] = []
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Hash of all that decides what is generated from an expression: our generator's source, kingdon's version."""
+    digest = hashlib.sha256(importlib.metadata.version("kingdon").encode())
+    for name in _GENERATOR:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()
+
+
+def load(name: str, generate: Callable[[], str]) -> ModuleType:
+    """The module ``name``, from memory, from disk if what is there is what was written, or generated.
+
+    Parameters
+    ----------
+    name : str
+        Says all that the source depends on beside the generator: expression, algebra, kind.
+    generate : callable
+        Gives the source; called only if it is found nowhere.
+    """
+    with _lock:
+        if name not in _modules:
+            key = hashlib.sha256(f"{fingerprint()} {name}".encode()).hexdigest()[:12]
+            _modules[name] = _execute(folder() / f"{name}_{key}.py", generate)
+        return _modules[name]
+
+
+def _execute(path: Path, generate: Callable[[], str]) -> ModuleType:
+    text = _read(path)
+    if text is None:
+        text = generate()
+        text = f"# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+        _write(path, text)
+    module = ModuleType(f"cliffnn.generated_source.{path.stem}")
+    module.__file__ = str(path)
+    # Triton and pickling look functions up through their module
+    sys.modules[module.__name__] = module
+    exec(compile(text, str(path), "exec"), module.__dict__)
+    return module
+
+
+def _read(path: Path) -> str | None:
+    """The source, or None if there is none or it is not, to the letter, what we once wrote."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    header, _, body = text.partition("\n")
+    return text if header == f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}" else None
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".py")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.replace(temporary, path)
