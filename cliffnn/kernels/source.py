@@ -1,0 +1,448 @@
+"""Triton kernels printed as source, for a person to read.
+
+A program of a kernel goes over tiles of ``ROWS`` rows and ``CHANNELS`` channels. All blades of a tile come in one
+memory operation and are taken apart by `tl.split`: the compiler's time grows with memory operations times arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from cliffnn.algebra import Algebra
+from cliffnn.codegen import file_name, programs
+from cliffnn.expressions import EXPRESSIONS, Expression
+
+_HEADER = '''"""{title}
+
+Written by cliffnn.
+"""
+
+import triton
+import triton.language as tl
+
+from cliffnn.kernels.elementary import normal_cdf, normal_pdf
+
+'''
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the source of a kernel depends on.
+
+    Attributes
+    ----------
+    expression : str
+    algebra : Algebra
+    normalize : bool
+        Whether `forward` ends, and its gradient begins, with the norm.
+    wrt : tuple of str
+        The groups that a backward kernel differentiates with respect to.
+    whole_rows : bool
+        Whether a tile holds all channels, so that means over the channels need no other kernel.
+    recompute : bool
+        Whether a backward kernel computes the normalised result anew instead of reading it.
+    weights_once : bool
+        Whether coefficients are loaded once, each by itself, instead of for each tile, all together. That runs
+        faster and compiles slower.
+    """
+
+    expression: str
+    algebra: Algebra
+    normalize: bool = False
+    wrt: tuple[str, ...] = ()
+    whole_rows: bool = True
+    recompute: bool = True
+    weights_once: bool = True
+
+    @cached_property
+    def specification(self) -> Expression:
+        return EXPRESSIONS[self.expression]
+
+    @property
+    def blades(self) -> int:
+        return len(self.algebra)
+
+    @property
+    def paths(self) -> int:
+        return len(self.algebra.paths)
+
+    @property
+    def grades(self) -> tuple[int, ...]:
+        """The grades that are normalised."""
+        return self.algebra.normed_grades if self.normalize else ()
+
+    def name(self, kind: str) -> str:
+        options = [
+            "norm" if self.normalize else "",
+            "rows" if self.whole_rows else "blocks",
+            "recompute" if self.wrt and self.recompute else "",
+            "once" if self.weights_once else "",
+        ]
+        return file_name(self.expression, self.algebra.name, kind, *self.wrt, *filter(None, options), "triton")
+
+
+def forward_source(kernel: Kernel) -> str:
+    """The kernel of an expression and, on whole rows, of the norm that follows it.
+
+    On blocks of channels it writes the result not yet normalised and, for each block, the sums that `scale_source`
+    normalises with.
+    """
+    program, _ = programs(kernel.expression, kernel.algebra)
+    spec = kernel.specification
+    blades = range(kernel.blades)
+    tensors = [*spec.rows, *spec.params, "out"]
+    body = [f"{name} = {_load(kernel, name)}" for name in spec.rows]
+    for name in spec.rows:
+        body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
+    body += _weights_of_tile(kernel)
+    body.append(f"{_tuple('out', blades)} = forward({', '.join(_arguments(kernel))})")
+    if kernel.normalize:
+        tensors.append("scales")
+        body += [f"sum{k} = tl.abs({_quadratic_form(kernel.algebra, k, 'out')})" for k in kernel.grades]
+        body += _sums_over_channels(kernel.grades)
+        if kernel.whole_rows:
+            body += [f"scale{k} = 1.0 / tl.sqrt(sum{k} / channels + EPS)" for k in kernel.grades]
+            body += [_store_row(kernel, "scales_ptr", k, f"scale{k}") for k in kernel.grades]
+            body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
+        else:
+            body += [_store_row(kernel, "scales_ptr", k, f"sum{k}") for k in kernel.grades]
+    body += _store(kernel, "out", _names("out", blades))
+    return _module(
+        f"{kernel.expression} in {kernel.algebra.name}: {spec.function.__doc__}",
+        [_function("forward", program), _kernel(kernel, "forward_kernel", tensors, body, constants=["EPS"])],
+    )
+
+
+def scale_source(kernel: Kernel) -> str:
+    """The kernel that normalises in place what `forward_source` wrote on blocks of channels."""
+    blades = range(kernel.blades)
+    body = [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
+    body += [f"out = {_load(kernel, 'out')}", *_unstack("out", _names("out", blades), "(ROWS, CHANNELS)")]
+    body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
+    body += _store(kernel, "out", _names("out", blades))
+    title = f"multiply each row and grade by its scale, in {kernel.algebra.name}"
+    return _module(title, [_kernel(kernel, "scale_kernel", ["out", "scales"], body, params=False)])
+
+
+def inner_source(kernel: Kernel) -> str:
+    """The kernel that sums, by row and grade, the products of a gradient and a result over blades and channels."""
+    blades = range(kernel.blades)
+    body = [f"{name} = {_load(kernel, name)}" for name in ("grad", "out")]
+    for name in ("grad", "out"):
+        body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
+    body += [f"sum{k} = {_inner(kernel.algebra, k)}" for k in kernel.grades]
+    body += _sums_over_channels(kernel.grades)
+    body += [_store_row(kernel, "inner_ptr", k, f"sum{k}") for k in kernel.grades]
+    title = f"sums over blades and channels of gradient times result, by grade, in {kernel.algebra.name}"
+    tensors = ["grad", "out", "inner"]
+    return _module(title, [_kernel(kernel, "inner_kernel", tensors, body, params=False)])
+
+
+def backward_source(kernel: Kernel) -> str:
+    """The kernel of an expression's gradients.
+
+    The gradient of the norm needs, by row and grade, a mean over all channels: summed here on whole rows, else
+    what `inner_source` summed. Gradients of coefficients are summed over the rows that a program goes over.
+    """
+    forward, vjp = programs(kernel.expression, kernel.algebra, kernel.wrt)
+    algebra, spec = kernel.algebra, kernel.specification
+    blades = range(kernel.blades)
+    recompute = kernel.normalize and kernel.recompute
+    used = {symbol for _, value in vjp.statements for symbol in _symbols(value)}
+    reads = [name for name in spec.rows if recompute or not used.isdisjoint(vjp.inputs[name])]
+    if kernel.normalize and not recompute:
+        reads.append("out")
+
+    body = [f"{name} = {_load(kernel, name)}" for name in ("grad", *reads)]
+    body += [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
+    body += _unstack("grad", _names("grad_out", blades), "(ROWS, CHANNELS)")
+    for name in reads:
+        body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
+    body += _weights_of_tile(kernel)
+    if recompute:
+        body.append(f"{_tuple('out', blades)} = forward({', '.join(_arguments(kernel))})")
+        body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(algebra, k)]
+    if kernel.whole_rows:
+        body += [f"sum{k} = {_inner(algebra, k, 'grad_out')}" for k in kernel.grades]
+        body += _sums_over_channels(kernel.grades)
+    else:
+        body += [f"sum{k} = {_load_row(kernel, 'inner_ptr', k)}" for k in kernel.grades]
+    for k in kernel.grades:
+        body += _gradient_before_norm(algebra, k)
+
+    arguments = [
+        argument if name in reads or name in spec.params else f"({'0.0, ' * kernel.blades})"
+        for name, argument in zip((*spec.rows, *spec.params), _arguments(kernel), strict=True)
+    ]
+    gradients = [symbol for name in kernel.wrt for symbol in vjp.outputs[f"grad_{name}"]]
+    totals = [name for name in kernel.wrt if name in spec.params]
+    arguments += [
+        _tuple("grad_out", blades),
+        *(_tuple(f"grad_{name}", range(kernel.paths)) for name in totals),
+    ]
+    body.append(f"({', '.join(gradients)},) = backward({', '.join(arguments)})")
+    for name in kernel.wrt:
+        if name in spec.rows:
+            body += _store(kernel, f"grad_{name}", vjp.outputs[f"grad_{name}"])
+
+    before = [
+        f"{symbol} = tl.zeros((ROWS, CHANNELS), COMPUTE)" for name in totals for symbol in vjp.outputs[f"grad_{name}"]
+    ]
+    after = []
+    for name in totals:
+        symbols = vjp.outputs[f"grad_{name}"]
+        after += [f"{symbol} = tl.sum({symbol}, 0)" for symbol in symbols]
+        after += _stack(f"grad_{name}", symbols, "(CHANNELS,)")
+        padded = _power_of_two(kernel.paths)
+        after += [
+            f"path = tl.arange(0, {padded})[None, :]",
+            f"tl.store(grad_{name}_ptr + (tl.program_id(0) * {kernel.paths} + path) * channels + channel[:, None], "
+            f"grad_{name}, (channel < channels)[:, None] & (path < {kernel.paths}))",
+        ]
+    tensors = ["grad", *reads, *spec.params]
+    tensors += ["scales"] * kernel.normalize + ["inner"] * (kernel.normalize and not kernel.whole_rows)
+    tensors += [f"grad_{name}" for name in kernel.wrt]
+    functions = [_function("forward", forward)] if recompute else []
+    functions.append(_function("backward", vjp, totals=[f"grad_{name}" for name in totals]))
+    return _module(
+        f"gradients of {kernel.expression} in {algebra.name} with respect to {', '.join(kernel.wrt)}",
+        [*functions, _kernel(kernel, "backward_kernel", tensors, body, before=before, after=after)],
+    )
+
+
+def _module(title: str, parts: list[str]) -> str:
+    return _HEADER.format(title=title) + "\n\n".join(parts)
+
+
+def _kernel(
+    kernel: Kernel,
+    name: str,
+    tensors: list[str],
+    body: list[str],
+    constants: list[str] | None = None,
+    params: bool = True,
+    before: list[str] | None = None,
+    after: list[str] | None = None,
+) -> str:
+    """A kernel that goes over tiles of rows, with lines before and after the loop, and the tensors that it takes."""
+    constants = [*(constants or ()), "ROWS", "CHANNELS", "STAGES", "COMPUTE"]
+    signature = [
+        *(f"{tensor}_ptr" for tensor in tensors),
+        "rows",
+        "channels",
+        *(f"{constant}: tl.constexpr" for constant in constants),
+    ]
+    blades = kernel.blades
+    lines = [
+        f"TENSORS = {tuple(tensors)}",
+        "",
+        "",
+        "@triton.jit",
+        f"def {name}({', '.join(signature)}):",
+        "    row = tl.arange(0, ROWS)",
+        "    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)",
+        "    offset = (",
+        f"        (row[:, None, None] * {blades} + tl.arange(0, {blades})[None, None, :]) * channels",
+        "        + channel[None, :, None]",
+        "    )",
+    ]
+    for param in kernel.specification.params if params and kernel.weights_once else ():
+        lines += [
+            f"    {param}{p} = tl.load({param}_ptr + {p} * channels + channel, channel < channels, 0.0)"
+            ".to(COMPUTE)[None, :]"
+            for p in range(kernel.paths)
+        ]
+    lines += [f"    {line}" for line in before or ()]
+    lines += [
+        "    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):",
+        # under the interpreter a loop variable is a plain int, which has no method to widen it
+        "        first = tl.full((), ROWS, tl.int64) * tile",
+        f"        base = first * ({blades} * channels)",
+        "        valid = first + row < rows",
+        "        mask = valid[:, None, None] & (channel < channels)[None, :, None]",
+        *(f"        {line}" for line in body),
+        *(f"    {line}" for line in after or ()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _function(name: str, program, totals: list[str] | None = None) -> str:
+    """A program as a function of tuples; the groups named in ``totals`` come in too, and are added to."""
+    from cliffnn.kernels.schedule import scheduled
+
+    muls, adds = program.operations
+    summed = {symbol for group in totals or () for symbol in program.outputs[group]}
+    groups = {**program.inputs, **{group: program.outputs[group] for group in totals or ()}}
+    lines = ["@triton.jit", f"def {name}({', '.join(groups)}):"]
+    lines.append(f"    # {muls} multiplications, {adds} additions")
+    lines += [f"    {', '.join(symbols)}, = {group}" for group, symbols in groups.items()]
+    for term in scheduled(program):
+        text, negative = _term(term.value)
+        if term.first and term.name not in summed:
+            lines.append(f"    {term.name} = {'-' if negative else ''}{text}")
+        else:
+            lines.append(f"    {term.name} {'-' if negative else '+'}= {text}")
+    outputs = [symbol for group in program.outputs.values() for symbol in group]
+    lines.append(f"    return {', '.join(outputs)},")
+    return "\n".join(lines) + "\n"
+
+
+def _term(value) -> tuple[str, bool]:
+    if hasattr(value, "function"):
+        return f"{value.function}({value.argument})", False
+    coefficient, *factors = value
+    if not factors or abs(coefficient) != 1:
+        factors = [str(float(abs(coefficient))), *factors]
+    return " * ".join(factors), coefficient < 0
+
+
+def _symbols(value) -> tuple[str, ...]:
+    if hasattr(value, "function"):
+        return (value.argument,)
+    return tuple(factor for monomial in value.args for factor in monomial[1:])
+
+
+def _names(name: str, indices) -> list[str]:
+    return [f"{name}{index}" for index in indices]
+
+
+def _tuple(name: str, indices) -> str:
+    return f"({', '.join(_names(name, indices))},)"
+
+
+def _arguments(kernel: Kernel) -> list[str]:
+    spec = kernel.specification
+    return [_tuple(name, range(kernel.blades)) for name in spec.rows] + [
+        _tuple(name, range(kernel.paths)) for name in spec.params
+    ]
+
+
+def _load(kernel: Kernel, name: str) -> str:
+    return f"tl.load({name}_ptr + base + offset, mask, 0.0).to(COMPUTE)"
+
+
+def _store(kernel: Kernel, name: str, symbols) -> list[str]:
+    return [
+        *_stack(f"{name}_tile", symbols, "(ROWS, CHANNELS)"),
+        f"tl.store({name}_ptr + base + offset, {name}_tile, mask)",
+    ]
+
+
+def _weights_of_tile(kernel: Kernel) -> list[str]:
+    """Load the coefficients of a tile's channels in one memory operation."""
+    lines = []
+    padded = _power_of_two(kernel.paths)
+    for name in kernel.specification.params if not kernel.weights_once else ():
+        symbols = _names(name, range(padded))
+        lines += [
+            f"path = tl.arange(0, {padded})[None, :]",
+            f"{name} = tl.load({name}_ptr + path * channels + channel[:, None], "
+            f"(channel < channels)[:, None] & (path < {kernel.paths}), 0.0).to(COMPUTE)",
+            *_unstack(name, symbols, "(CHANNELS,)"),
+            *(f"{symbol} = {symbol}[None, :]" for symbol in symbols[: kernel.paths]),
+        ]
+    return lines
+
+
+def _row_address(kernel: Kernel, pointer: str, grade: int) -> str:
+    return f"{pointer} + ((first + row) * {len(kernel.algebra.grades)} + {grade})"
+
+
+def _load_row(kernel: Kernel, pointer: str, grade: int) -> str:
+    return f"tl.load({_row_address(kernel, pointer, grade)}, valid, 0.0)[:, None]"
+
+
+def _store_row(kernel: Kernel, pointer: str, grade: int, value: str) -> str:
+    # on blocks of channels, each block has a table of its own
+    grades = len(kernel.algebra.grades)
+    table = "" if kernel.whole_rows else f" + tl.full((), {grades}, tl.int64) * rows * tl.program_id(1)"
+    return f"tl.store(({_row_address(kernel, pointer, grade)}{table})[:, None], {value}, valid[:, None])"
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _unstack(tile: str, symbols: list[str], shape: str) -> list[str]:
+    """Take a tile ``(*shape, len(symbols))``, the length a power of two, apart along its last axis."""
+    if len(symbols) == 1:
+        return [f"{symbols[0]} = tl.reshape({tile}, {shape})"]
+    bits = (len(symbols) - 1).bit_length()
+    lines = [f"{tile}_ = tl.reshape({tile}, {shape} + {(2,) * bits})"]
+
+    def split(name: str, low_bits: str) -> None:
+        if len(low_bits) == bits - 1:
+            lines.append(f"{symbols[int('0' + low_bits, 2)]}, {symbols[int('1' + low_bits, 2)]} = tl.split({name})")
+            return
+        halves = [f"{tile}_{bit}{low_bits}" for bit in "01"]
+        lines.append(f"{', '.join(halves)} = tl.split({name})")
+        for half, bit in zip(halves, "01", strict=True):
+            split(half, bit + low_bits)
+
+    split(f"{tile}_", "")
+    return lines
+
+
+def _stack(tile: str, symbols, shape: str) -> list[str]:
+    """Put names together to a tile along a new last axis, padded to a power of two with copies of the first."""
+    symbols = [*symbols]
+    length = _power_of_two(len(symbols))
+    level = symbols + [symbols[0]] * (length - len(symbols))
+    lines = []
+    depth = 0
+    while len(level) > 1:
+        half = len(level) // 2
+        joined = [f"{tile}_{depth}_{index}" for index in range(half)]
+        lines += [f"{joined[i]} = tl.join({level[i]}, {level[i + half]})" for i in range(half)]
+        level, depth = joined, depth + 1
+    lines.append(f"{tile} = tl.reshape({level[0]}, {shape} + ({length},))")
+    return lines
+
+
+def _blades_of(algebra: Algebra, grade: int) -> range:
+    blades = algebra.grade_slices[grade]
+    return range(blades.start, blades.stop)
+
+
+def _quadratic_form(algebra: Algebra, grade: int, name: str) -> str:
+    signs = {1: "+", -1: "-"}
+    return " ".join(
+        f"{signs[algebra.quadratic_form[b]]} {name}{b} * {name}{b}"
+        for b in _blades_of(algebra, grade)
+        if algebra.quadratic_form[b]
+    ).removeprefix("+ ")
+
+
+def _inner(algebra: Algebra, grade: int, grad: str = "grad") -> str:
+    return " + ".join(f"{grad}{b} * out{b}" for b in _blades_of(algebra, grade))
+
+
+def _sums_over_channels(grades: tuple[int, ...]) -> list[str]:
+    """Reduce ``sum0, sum1, ...`` from ``(ROWS, CHANNELS)`` to ``(ROWS, 1)``, all in one reduction."""
+    if not grades:
+        return []
+    names = [f"sum{k}" for k in grades]
+    padded = names + [f"_sum{index}" for index in range(len(names), _power_of_two(len(names)))]
+    lines = _stack("sums", names, "(ROWS, CHANNELS)")
+    lines.append("sums = tl.sum(sums, 1)")
+    lines += _unstack("sums", padded, "(ROWS,)")
+    return lines + [f"{name} = {name}[:, None]" for name in names]
+
+
+def _gradient_before_norm(algebra: Algebra, grade: int) -> list[str]:
+    """Scale (g - sign(q) m out mean(sum g out)), over the names ``grad_out``."""
+    blades = _blades_of(algebra, grade)
+    metric = {b: algebra.quadratic_form[b] for b in blades}
+    lines = [f"pull{grade} = sum{grade} / channels"]
+    if set(metric.values()) - {0} != {1}:
+        form = _quadratic_form(algebra, grade, "out")
+        lines += [
+            f"form{grade} = {form}",
+            f"pull{grade} = tl.where(form{grade} < 0.0, -pull{grade}, tl.where(form{grade} > 0.0, pull{grade}, 0.0))",
+        ]
+    for b in blades:
+        sign = {1: "-", -1: "+"}.get(metric[b])
+        pulled = f" {sign} out{b} * pull{grade}" if sign else ""
+        lines.append(f"grad_out{b} = scale{grade} * (grad_out{b}{pulled})")
+    return lines
