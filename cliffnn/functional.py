@@ -1,0 +1,430 @@
+"""The public functions: checks, then one operator.
+
+Multivectors are tensors ``(..., blades, channels)`` of float64, float32, bfloat16 or float16; blades in the order of
+`Algebra.blades`. Arithmetic is in float32, for float64 in float64. Gradients are right to every order; those beyond
+the first run unfused.
+"""
+
+from __future__ import annotations
+
+import einops
+import torch
+from torch import Tensor
+
+from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.ops import geometric_op
+
+__all__ = [
+    "embed",
+    "extract",
+    "from_blades_first",
+    "from_channels_first",
+    "gelu",
+    "gelu_sgp_norm",
+    "geometric_product",
+    "grade",
+    "rms_norm",
+    "to_blades_first",
+    "to_channels_first",
+    "weighted_geometric_product",
+]
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def gelu(x: Tensor, algebra: AlgebraLike) -> Tensor:
+    r"""Gate a multivector by its scalar part.
+
+    .. math:: \operatorname{gelu}(x) = x \, \Phi(\langle x \rangle_0)
+
+    with the exact cumulative normal distribution.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, channels)``.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no floating tensor with the algebra's number of blades.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> x = torch.tensor([[0.0], [2.0], [0.0], [0.0]])
+    >>> F.gelu(x, "R2").squeeze(-1)
+    tensor([0., 1., 0., 0.])
+    """
+    algebra = Algebra(algebra)
+    return _apply("gelu", algebra, {"x": x})
+
+
+def geometric_product(x: Tensor, y: Tensor, algebra: AlgebraLike) -> Tensor:
+    """The geometric product, channel by channel.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(..., blades, channels)``; leading dimensions and channels broadcast.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has not the algebra's number of blades, or the two differ in dtype or device or do not broadcast.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> e1, e2 = F.embed(torch.eye(2)[..., None], 1, "R2")
+    >>> F.geometric_product(e1, e2, "R2").squeeze(-1)
+    tensor([0., 0., 0., 1.])
+    """
+    algebra = Algebra(algebra)
+    return _apply("geometric_product", algebra, {"x": x, "y": y})
+
+
+def weighted_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: AlgebraLike) -> Tensor:
+    r"""The geometric product with a weight for each channel and path.
+
+    .. math:: o_c = \sum_{(i, j, k)} w_{ijk,c}
+        \left\langle \langle x_c \rangle_i \langle y_c \rangle_j \right\rangle_k
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(..., blades, channels)``; leading dimensions broadcast.
+    weight : Tensor
+        ``(paths, channels)``, in the order of `Algebra.paths`.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has another shape, dtype or device than these.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, equation 11.
+
+    Examples
+    --------
+    >>> import torch, cliffnn
+    >>> import cliffnn.functional as F
+    >>> algebra = cliffnn.Algebra("R2")
+    >>> x, y = torch.randn(2, 5, 4, 8)
+    >>> weight = torch.ones(len(algebra.paths), 8)
+    >>> product = F.weighted_geometric_product(x, y, weight, algebra)
+    >>> torch.allclose(product, F.geometric_product(x, y, algebra), atol=1e-6)
+    True
+    """
+    algebra = Algebra(algebra)
+    return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, weight)
+
+
+def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
+    r"""Divide each grade by its root mean square over the channels.
+
+    .. math:: \langle o_c \rangle_k = \frac{\langle x_c \rangle_k}
+        {\sqrt{\operatorname{mean}_{c'} |q_k(x_{c'})| + \varepsilon}}
+
+    with the algebra's quadratic form :math:`q_k` on grade k (`Algebra.quadratic_form`). A grade whose blades are all
+    null is left as it is.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, channels)``.
+    algebra : str, int, tuple or Algebra
+    eps : float
+        Added inside the root.
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no floating tensor with the algebra's number of blades, or ``eps`` is negative.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.rms_norm(torch.tensor([[5.0], [3.0], [4.0], [0.0]]), "R2").squeeze(-1)
+    tensor([1.0000, 0.6000, 0.8000, 0.0000])
+    """
+    algebra = Algebra(algebra)
+    return _apply("identity", algebra, {"x": x}, normalize=True, eps=eps)
+
+
+def gelu_sgp_norm(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    algebra: AlgebraLike,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Tensor:
+    r"""GELU of both factors, weighted geometric product, RMS norm, in one pass over memory.
+
+    .. math:: o = \operatorname{rms\_norm}(\operatorname{wgp}(\operatorname{gelu}(x), \operatorname{gelu}(y), w))
+
+    It equals `rms_norm` of `weighted_geometric_product` of the two `gelu`.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(..., blades, channels)``; leading dimensions broadcast.
+    weight : Tensor
+        ``(paths, channels)``, in the order of `Algebra.paths`.
+    algebra : str, int, tuple or Algebra
+    normalize : bool
+        Whether the norm is taken.
+    eps : float
+        Added inside the root of the norm.
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has another shape, dtype or device than these, or ``eps`` is negative.
+
+    Examples
+    --------
+    >>> import torch, cliffnn
+    >>> import cliffnn.functional as F
+    >>> algebra = cliffnn.Algebra("R1,3")
+    >>> x, y = torch.randn(2, 10, 16, 32)
+    >>> weight = torch.randn(len(algebra.paths), 32)
+    >>> F.gelu_sgp_norm(x, y, weight, algebra).shape
+    torch.Size([10, 16, 32])
+    """
+    algebra = Algebra(algebra)
+    return _apply("gelu_weighted_geometric_product", algebra, {"x": x, "y": y}, weight, normalize, eps)
+
+
+def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
+    """Make multivectors of some grades, zero elsewhere.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades of these grades, channels)``: scalars ``(..., 1, channels)``, vectors ``(..., n, channels)``.
+    grades : int or tuple of int
+        Whose blades ``x`` holds, in ascending order.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the algebra has no such grade, or ``x`` another number of blades than these grades.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> positions = torch.randn(5, 3)
+    >>> F.embed(positions[..., None], 1, "R3").shape
+    torch.Size([5, 8, 1])
+    """
+    algebra = Algebra(algebra)
+    grades = _checked_grades(grades, algebra)
+    _check_tensor("x", x, sum(algebra.grade_sizes[k] for k in grades), f"grades {grades} of {algebra.name}")
+    given = dict(zip(grades, x.split([algebra.grade_sizes[k] for k in grades], -2), strict=True))
+    parts = [
+        given[k] if k in given else x.new_zeros(*x.shape[:-2], algebra.grade_sizes[k], x.shape[-1])
+        for k in algebra.grades
+    ]
+    return torch.cat(parts, -2)
+
+
+def extract(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
+    """The blades of some grades, the inverse of `embed`.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, channels)``.
+    grades : int or tuple of int
+        In ascending order.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades of these grades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the algebra has no such grade, or ``x`` not its number of blades.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.extract(torch.randn(5, 8, 16), 1, "R3").shape
+    torch.Size([5, 3, 16])
+    """
+    algebra = Algebra(algebra)
+    grades = _checked_grades(grades, algebra)
+    _check_multivector("x", x, algebra)
+    parts = [x[..., algebra.grade_slices[k], :] for k in grades]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+
+
+def grade(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
+    r"""Project to some grades, :math:`\langle x \rangle_k`: the other blades are zero.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, channels)``.
+    grades : int or tuple of int
+        In ascending order.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the algebra has no such grade, or ``x`` not its number of blades.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.grade(torch.ones(4, 1), (0, 2), "R2").squeeze(-1)
+    tensor([1., 0., 0., 1.])
+    """
+    return embed(extract(x, grades, algebra), grades, algebra)
+
+
+def to_channels_first(x: Tensor) -> Tensor:
+    """``(..., blades, channels)`` to ``(..., channels, blades)``, as CGENN and GATr have it.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.to_channels_first(torch.zeros(10, 8, 32)).shape
+    torch.Size([10, 32, 8])
+    """
+    return einops.rearrange(x, "... blades channels -> ... channels blades")
+
+
+def from_channels_first(x: Tensor) -> Tensor:
+    """``(..., channels, blades)`` to ``(..., blades, channels)``, the inverse of `to_channels_first`."""
+    return einops.rearrange(x, "... channels blades -> ... blades channels")
+
+
+def to_blades_first(x: Tensor) -> Tensor:
+    """``(..., blades, channels)`` to ``(blades, ..., channels)``, as flash-clifford has it.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.to_blades_first(torch.zeros(10, 8, 32)).shape
+    torch.Size([8, 10, 32])
+    """
+    return einops.rearrange(x, "... blades channels -> blades ... channels")
+
+
+def from_blades_first(x: Tensor) -> Tensor:
+    """``(blades, ..., channels)`` to ``(..., blades, channels)``, the inverse of `to_blades_first`."""
+    return einops.rearrange(x, "blades ... channels -> ... blades channels")
+
+
+def _apply(
+    expression: str,
+    algebra: Algebra,
+    rows: dict[str, Tensor],
+    weight: Tensor | None = None,
+    normalize: bool = False,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Check the arguments, flatten the leading dimensions, run the operator."""
+    for name, row in rows.items():
+        _check_multivector(name, row, algebra)
+    if not eps >= 0:
+        raise ValueError(f"eps: got {eps!r}, wanted a number of at least 0")
+    first, x = next(iter(rows.items()))
+    others = dict(rows) if weight is None else {**rows, "weight": weight}
+    for name, other in others.items():
+        if not isinstance(other, Tensor):
+            raise TypeError(f"{name}: got {type(other).__name__}, wanted a torch.Tensor")
+        if other.device != x.device:
+            raise ValueError(f"{name}: got a tensor on {other.device}, wanted {x.device}, where {first} is")
+        if other.dtype != x.dtype:
+            raise TypeError(f"{name}: got {other.dtype}, wanted {x.dtype}, the dtype of {first}")
+    shape = _broadcast(rows)
+    if weight is not None:
+        wanted = (len(algebra.paths), shape[-1])
+        if tuple(weight.shape) != wanted:
+            raise ValueError(
+                f"weight: got shape {tuple(weight.shape)}, wanted {wanted}: (paths of {algebra.name}, channels)"
+            )
+    flat = [row.expand(shape).reshape(-1, *shape[-2:]).contiguous() for row in rows.values()]
+    params = [] if weight is None else [weight.contiguous()]
+    return geometric_op(expression, algebra, flat, params, normalize, eps).reshape(shape)
+
+
+def _broadcast(rows: dict[str, Tensor]) -> torch.Size:
+    shapes = [row.shape for row in rows.values()]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        got = " and ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{', '.join(rows)}: got shapes {got}, wanted shapes that broadcast") from None
+
+
+def _check_multivector(name: str, x: Tensor, algebra: Algebra) -> None:
+    _check_tensor(name, x, len(algebra), algebra.name)
+
+
+def _check_tensor(name: str, x: Tensor, blades: int, of: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, _DTYPES))}")
+    if x.ndim < 2 or x.shape[-2] != blades or x.shape[-1] == 0:
+        raise ValueError(
+            f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, channels), the blades of {of}"
+        )
+
+
+def _checked_grades(grades: int | tuple[int, ...], algebra: Algebra) -> tuple[int, ...]:
+    given = (grades,) if isinstance(grades, int) else tuple(grades)
+    if not given or any(k not in algebra.grades for k in given) or list(given) != sorted(set(given)):
+        raise ValueError(
+            f"grades: got {grades!r}, wanted a grade or ascending grades of {algebra.name}, out of {algebra.grades}"
+        )
+    return given

@@ -1,0 +1,182 @@
+"""The torch operators: one for every expression and algebra, and its backward.
+
+``cliffnn::geometric_op`` evaluates an expression row by row and, if asked, normalises the result by grade. Its
+backward is an operator too; the backward of that one differentiates the generated torch code with autograd, so
+derivatives of any order are right, though only the first is fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from cliffnn import generated
+from cliffnn.algebra import Algebra
+
+_library = torch.library.Library("cliffnn", "DEF")
+_library.define(
+    "geometric_op(Tensor[] rows, Tensor[] params, str expression, str algebra, bool normalize, float eps)"
+    " -> (Tensor, Tensor)"
+)
+_library.define(
+    "geometric_op_backward(Tensor grad, Tensor out, Tensor scales, Tensor[] rows, Tensor[] params,"
+    " str expression, str algebra, bool normalize, float eps, bool[] wrt) -> Tensor[]"
+)
+
+
+def geometric_op(
+    expression: str,
+    algebra: Algebra,
+    rows: Sequence[Tensor],
+    params: Sequence[Tensor] = (),
+    normalize: bool = False,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Evaluate an expression on contiguous ``(rows, blades, channels)`` tensors; see `cliffnn.generated.forward`."""
+    out, _ = torch.ops.cliffnn.geometric_op.default(list(rows), list(params), expression, algebra.name, normalize, eps)
+    return out
+
+
+def _executor(device: torch.device) -> ModuleType:
+    if device.type == "cuda":
+        from cliffnn import kernels
+
+        return kernels
+    return generated
+
+
+def _forward(rows, params, expression, algebra, normalize, eps):
+    run = _executor(rows[0].device).forward
+    return run(expression, Algebra(algebra), rows, params, normalize, eps)
+
+
+def _backward(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt):
+    run = _executor(grad.device).backward
+    return run(expression, Algebra(algebra), grad.contiguous(), out, scales, rows, params, normalize, wrt)
+
+
+def _forward_fake(rows, params, expression, algebra, normalize, eps):
+    grades = len(Algebra(algebra).grades) if normalize else 0
+    scales = rows[0].new_empty(rows[0].shape[0], grades, dtype=generated.compute_dtype(rows[0].dtype))
+    return torch.empty_like(rows[0]), scales
+
+
+def _backward_fake(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt):
+    return [torch.empty_like(t) for t, wanted in zip([*rows, *params], wrt, strict=True) if wanted]
+
+
+class _Forward(torch.autograd.Function):
+    """Differentiates `geometric_op` by `geometric_op_backward`."""
+
+    @staticmethod
+    def forward(ctx, count, expression, algebra, normalize, eps, *tensors):
+        rows, params = list(tensors[:count]), list(tensors[count:])
+        with torch._C._AutoDispatchBelowAutograd():
+            out, scales = torch.ops.cliffnn.geometric_op.default(rows, params, expression, algebra, normalize, eps)
+        ctx.save_for_backward(out, scales, *tensors)
+        ctx.mark_non_differentiable(scales)
+        ctx.set_materialize_grads(False)
+        ctx.arguments = count, expression, algebra, normalize, eps
+        return out, scales
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        count, expression, algebra, normalize, eps = ctx.arguments
+        wrt = ctx.needs_input_grad[5:]
+        if grad is None or not any(wrt):
+            return (None,) * (5 + len(wrt))
+        out, scales, *tensors = ctx.saved_tensors
+        gradients = iter(
+            torch.ops.cliffnn.geometric_op_backward.default(
+                grad,
+                out,
+                scales,
+                tensors[:count],
+                tensors[count:],
+                expression,
+                algebra,
+                normalize,
+                eps,
+                list(wrt),
+            )
+        )
+        return (None,) * 5 + tuple(next(gradients) if wanted else None for wanted in wrt)
+
+
+class _Backward(torch.autograd.Function):
+    """Differentiates `geometric_op_backward` through the generated torch code, to any order."""
+
+    @staticmethod
+    def forward(ctx, count, expression, algebra, normalize, eps, wrt, grad, out, scales, *tensors):
+        with torch._C._AutoDispatchBelowAutograd():
+            gradients = torch.ops.cliffnn.geometric_op_backward.default(
+                grad,
+                out,
+                scales,
+                list(tensors[:count]),
+                list(tensors[count:]),
+                expression,
+                algebra,
+                normalize,
+                eps,
+                wrt,
+            )
+        ctx.save_for_backward(grad, *tensors)
+        ctx.set_materialize_grads(False)
+        ctx.arguments = count, expression, algebra, normalize, eps, wrt
+        return tuple(gradients)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        count, expression, algebra, normalize, eps, wrt = ctx.arguments
+        # out and scales are functions of rows and params here, so nothing flows through them as inputs
+        saved = ctx.saved_tensors
+        needed = [ctx.needs_input_grad[6], *ctx.needs_input_grad[9:]]
+        higher = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # a view, not a copy: with create_graph the result stays connected to what was saved
+            grad, *tensors = [t.view_as(t) if higher else t.detach().requires_grad_() for t in saved]
+            tensors = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+            value = generated.differentiable(
+                expression, Algebra(algebra), tensors[:count], tensors[count:], normalize, eps
+            )
+            chosen = [t for t, wanted in zip(tensors, wrt, strict=True) if wanted]
+            first = torch.autograd.grad(value, chosen, grad, create_graph=True)
+            pairs = [(f, c) for f, c in zip(first, cotangents, strict=True) if c is not None]
+            targets = [t for t, wanted in zip([grad, *tensors], needed, strict=True) if wanted]
+            second = iter(
+                torch.autograd.grad(
+                    [f for f, _ in pairs],
+                    targets,
+                    [c for _, c in pairs],
+                    create_graph=higher,
+                    allow_unused=True,
+                )
+                if pairs and targets
+                else [None] * len(targets)
+            )
+        results = [next(second) if wanted else None for wanted in needed]
+        return (None,) * 6 + (results[0], None, None, *results[1:])
+
+
+def _forward_autograd(rows, params, expression, algebra, normalize, eps):
+    return _Forward.apply(len(rows), expression, algebra, normalize, eps, *rows, *params)
+
+
+def _backward_autograd(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt):
+    gradients = _Backward.apply(
+        len(rows), expression, algebra, normalize, eps, list(wrt), grad, out, scales, *rows, *params
+    )
+    return list(gradients)
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("geometric_op", _forward, _key)
+    _library.impl("geometric_op_backward", _backward, _key)
+_library.impl("geometric_op", _forward_autograd, "Autograd")
+_library.impl("geometric_op_backward", _backward_autograd, "Autograd")
+torch.library.register_fake("cliffnn::geometric_op", _forward_fake, lib=_library)
+torch.library.register_fake("cliffnn::geometric_op_backward", _backward_fake, lib=_library)
