@@ -1,0 +1,98 @@
+"""The block that models are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+import cliffnn.functional as F
+from cliffnn.algebra import AlgebraLike
+from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.layers.linear import MVLinear
+from cliffnn.layers.product import initialize_product_weight
+
+
+class SGPNormBlock(MVLayer):
+    r"""Multiply an input with a linear map of itself: linear, GELU, weighted geometric product, RMS norm.
+
+    .. math:: o = \operatorname{rms\_norm}(\operatorname{wgp}(
+        \operatorname{gelu}(x), \operatorname{gelu}(\operatorname{linear}(x)), w))
+
+    It equals `MVLinear`, `MVGELU`, `SGP` and `MVRMSNorm` one after the other; all but the linear map run fused.
+
+    Parameters
+    ----------
+    channels : int or None
+        None: taken from the first input.
+    algebra : str, int, tuple or Algebra
+    normalize : bool
+        Whether the result is normalised.
+    eps : float
+        Added inside the root of the norm.
+    bias : bool
+        Whether the linear map has a bias (on the scalar blade).
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    linear : MVLinear
+        From as many channels to as many.
+    weight : Parameter
+        Of the product, ``(paths, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For channels that are no positive int, an unknown algebra, an input of another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from cliffnn.layers import MVLinear, SGPNormBlock
+    >>> model = nn.Sequential(MVLinear(2, 16, "R2"), SGPNormBlock(algebra="R2"), SGPNormBlock(algebra="R2"))
+    >>> model(torch.randn(5, 4, 2)).shape
+    torch.Size([5, 4, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        algebra: AlgebraLike | None = None,
+        normalize: bool = True,
+        eps: float = 1e-6,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(algebra)
+        self.channels = checked_channels("channels", channels)
+        self.normalize = normalize
+        self.eps = eps
+        self.linear = MVLinear(channels, channels, algebra, bias, device, dtype)
+        self.weight = self.parameter((len(self.algebra.paths), self.channels), device, dtype)
+        self.finish_init()
+
+    def infer_channels(self, x: Tensor) -> None:
+        if self.channels is None:
+            self.channels = (x if is_lazy(self.weight) else self.weight).shape[-1]
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        assert self.channels is not None
+        return {"weight": (len(self.algebra.paths), self.channels)}
+
+    def reset_parameters(self) -> None:
+        if self.channels is not None:
+            self.linear.reset_parameters()
+            initialize_product_weight(self.weight, self.algebra)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, "x", x, self.channels)
+        return F.gelu_sgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, algebra={self.algebra.name!r}, normalize={self.normalize}, eps={self.eps}"

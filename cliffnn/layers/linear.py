@@ -1,0 +1,106 @@
+"""The equivariant linear map."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from cliffnn.algebra import AlgebraLike
+from cliffnn.layers.base import MVLayer, check_input, checked_channels
+
+
+class MVLinear(MVLayer):
+    r"""Mix channels, with a matrix for each grade.
+
+    .. math:: \langle o_c \rangle_k = \sum_{c'} W_{k,c c'} \langle x_{c'} \rangle_k + \delta_{k0} b_c
+
+    The bias lives on the scalar blade alone: anywhere else it would break equivariance.
+
+    Parameters
+    ----------
+    in_channels : int or None
+        None: taken from the first input.
+    out_channels : int or None
+        None: as many as come in.
+    algebra : str, int, tuple or Algebra
+    bias : bool
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight : Parameter
+        ``(grades, out_channels, in_channels)``, initially normal with variance 1 / in_channels.
+    bias : Parameter or None
+        ``(out_channels,)``, initially zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For channels that are no positive int, an unknown algebra, an input of another shape.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, equation 9.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cliffnn.layers import MVLinear
+    >>> layer = MVLinear(16, 32, "R3")
+    >>> layer(torch.randn(5, 8, 16)).shape
+    torch.Size([5, 8, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        out_channels: int | None,
+        algebra: AlgebraLike | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(algebra)
+        self.in_channels = checked_channels("in_channels", in_channels)
+        self.out_channels = checked_channels("out_channels", out_channels)
+        grades = len(self.algebra.grades)
+        self.weight = self.parameter((grades, self.out_channels, self.in_channels), device, dtype)
+        self.bias = self.parameter((self.out_channels,), device, dtype) if bias else None
+        self.finish_init()
+
+    def infer_channels(self, x: Tensor) -> None:
+        if not is_lazy(self.weight):
+            _, self.out_channels, self.in_channels = self.weight.shape
+        self.in_channels = self.in_channels or x.shape[-1]
+        self.out_channels = self.out_channels or self.in_channels
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        assert self.in_channels is not None
+        assert self.out_channels is not None
+        return {
+            "weight": (len(self.algebra.grades), self.out_channels, self.in_channels),
+            "bias": (self.out_channels,),
+        }
+
+    def reset_parameters(self) -> None:
+        if self.in_channels is None or self.out_channels is None:
+            return
+        nn.init.normal_(self.weight, std=1 / math.sqrt(self.in_channels))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, "x", x, self.in_channels)
+        parts = [
+            nn.functional.linear(x[..., blades, :], self.weight[k], self.bias if k == 0 else None)
+            for k, blades in enumerate(self.algebra.grade_slices)
+        ]
+        return torch.cat(parts, -2)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, bias={self.bias is not None}"
