@@ -42,19 +42,19 @@ def expression(*rows: str, params: tuple[str, ...] = ()) -> Callable:
 
 @expression("x")
 def identity(trace: Trace, x: MultiVector) -> MultiVector:
-    """X"""
+    """x"""
     return x
 
 
 @expression("x")
 def gelu(trace: Trace, x: MultiVector) -> MultiVector:
-    """X Phi(<x>_0)"""
+    """x Phi(<x>_0)"""
     return _gate(trace, "gelu", x)
 
 
 @expression("x", "y")
 def geometric_product(trace: Trace, x: MultiVector, y: MultiVector) -> MultiVector:
-    """X y"""
+    """x y"""
     return x * y
 
 
@@ -62,7 +62,7 @@ def geometric_product(trace: Trace, x: MultiVector, y: MultiVector) -> MultiVect
 def weighted_geometric_product(
     trace: Trace, x: MultiVector, y: MultiVector, w: Sequence[RationalPolynomial]
 ) -> MultiVector:
-    """Sum over paths (i, j, k) of w_ijk <<x>_i <y>_j>_k"""
+    """sum over paths (i, j, k) of w_ijk <<x>_i <y>_j>_k"""
     weights = dict(zip(trace.algebra.paths, w, strict=True))
     products = {(i, j): x.grade(i) * y.grade(j) for i, j, _ in weights}
     terms = [trace.let(f"p{i}{j}{k}", products[i, j].grade(k)) * weights[i, j, k] for i, j, k in weights]
@@ -73,7 +73,7 @@ def weighted_geometric_product(
 def gelu_weighted_geometric_product(
     trace: Trace, x: MultiVector, y: MultiVector, w: Sequence[RationalPolynomial]
 ) -> MultiVector:
-    """Sum over paths (i, j, k) of w_ijk <<gelu(x)>_i <gelu(y)>_j>_k"""
+    """sum over paths (i, j, k) of w_ijk <<gelu(x)>_i <gelu(y)>_j>_k"""
     return weighted_geometric_product(trace, _gate(trace, "gelu_x", x), _gate(trace, "gelu_y", y), w)
 
 

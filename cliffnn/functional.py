@@ -136,7 +136,7 @@ def weighted_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Al
     True
     """
     algebra = Algebra(algebra)
-    return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, weight)
+    return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight})
 
 
 def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
@@ -223,7 +223,7 @@ def gelu_sgp_norm(
     torch.Size([10, 16, 32])
     """
     algebra = Algebra(algebra)
-    return _apply("gelu_weighted_geometric_product", algebra, {"x": x, "y": y}, weight, normalize, eps)
+    return _apply("gelu_weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight}, normalize, eps)
 
 
 def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
@@ -367,18 +367,18 @@ def _apply(
     expression: str,
     algebra: Algebra,
     rows: dict[str, Tensor],
-    weight: Tensor | None = None,
+    params: dict[str, Tensor] | None = None,
     normalize: bool = False,
     eps: float = 1e-6,
 ) -> Tensor:
     """Check the arguments, flatten the leading dimensions, run the operator."""
     for name, row in rows.items():
         _check_multivector(name, row, algebra)
-    if not eps >= 0:
+    if not isinstance(eps, (int, float)) or not eps >= 0:
         raise ValueError(f"eps: got {eps!r}, wanted a number of at least 0")
+    params = params or {}
     first, x = next(iter(rows.items()))
-    others = dict(rows) if weight is None else {**rows, "weight": weight}
-    for name, other in others.items():
+    for name, other in {**rows, **params}.items():
         if not isinstance(other, Tensor):
             raise TypeError(f"{name}: got {type(other).__name__}, wanted a torch.Tensor")
         if other.device != x.device:
@@ -386,15 +386,18 @@ def _apply(
         if other.dtype != x.dtype:
             raise TypeError(f"{name}: got {other.dtype}, wanted {x.dtype}, the dtype of {first}")
     shape = _broadcast(rows)
-    if weight is not None:
+    for name, param in params.items():
+        for row_name, row in rows.items():
+            if row.shape[-1] != shape[-1]:
+                raise ValueError(f"{row_name}: got {row.shape[-1]} channels, wanted {shape[-1]}, as the other has")
         wanted = (len(algebra.paths), shape[-1])
-        if tuple(weight.shape) != wanted:
+        if tuple(param.shape) != wanted:
             raise ValueError(
-                f"weight: got shape {tuple(weight.shape)}, wanted {wanted}: (paths of {algebra.name}, channels)"
+                f"{name}: got shape {tuple(param.shape)}, wanted {wanted}: (paths of {algebra.name}, channels)"
             )
     flat = [row.expand(shape).reshape(-1, *shape[-2:]).contiguous() for row in rows.values()]
-    params = [] if weight is None else [weight.contiguous()]
-    return geometric_op(expression, algebra, flat, params, normalize, eps).reshape(shape)
+    coefficients = [param.contiguous() for param in params.values()]
+    return geometric_op(expression, algebra, flat, coefficients, normalize, eps).reshape(shape)
 
 
 def _broadcast(rows: dict[str, Tensor]) -> torch.Size:
@@ -422,9 +425,10 @@ def _check_tensor(name: str, x: Tensor, blades: int, of: str) -> None:
 
 
 def _checked_grades(grades: int | tuple[int, ...], algebra: Algebra) -> tuple[int, ...]:
-    given = (grades,) if isinstance(grades, int) else tuple(grades)
+    given = tuple(grades) if isinstance(grades, (tuple, list)) else (grades,)
+    wanted = f"wanted a grade or ascending grades of {algebra.name}, out of {algebra.grades}"
+    if any(not isinstance(k, int) or isinstance(k, bool) for k in given):
+        raise TypeError(f"grades: got {grades!r}, {wanted}")
     if not given or any(k not in algebra.grades for k in given) or list(given) != sorted(set(given)):
-        raise ValueError(
-            f"grades: got {grades!r}, wanted a grade or ascending grades of {algebra.name}, out of {algebra.grades}"
-        )
+        raise ValueError(f"grades: got {grades!r}, {wanted}")
     return given

@@ -20,6 +20,20 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def sign_tolerance(dtype: torch.dtype) -> float:
+    """How small q may be, relative to the sum of squares, before its sign counts as zero.
+
+    The gradient of abs(q) changes sign on the null cone, where massless particles live. There rounding errors would
+    choose the sign, of a gradient that a small norm blows up; zero is a subgradient too.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        That the multivectors whose q it is were rounded to.
+    """
+    return max(4 * torch.finfo(compute_dtype(dtype)).eps, torch.finfo(dtype).eps)
+
+
 def forward(
     expression: str,
     algebra: Algebra,
@@ -99,7 +113,8 @@ def backward(
     dtype = compute_dtype(grad.dtype)
     cotangents: Sequence[Tensor] = grad.to(dtype).unbind(-2)
     if normalize:
-        cotangents = _unnormalized(algebra, cotangents, out.to(dtype).unbind(-2), scales)
+        tolerance = sign_tolerance(out.dtype)
+        cotangents = _unnormalized(algebra, cotangents, out.to(dtype).unbind(-2), scales, tolerance)
     function = torch_function(expression, algebra, chosen)
     values = function(*_unstacked(rows, params, dtype), cotangents)
 
@@ -167,11 +182,14 @@ def _quadratic_form(algebra: Algebra, grade: int, values: Sequence[Tensor]) -> T
     return form
 
 
-def _unnormalized(algebra: Algebra, grad: Sequence[Tensor], out: Sequence[Tensor], scales: Tensor) -> list[Tensor]:
+def _unnormalized(
+    algebra: Algebra, grad: Sequence[Tensor], out: Sequence[Tensor], scales: Tensor, tolerance: float
+) -> list[Tensor]:
     """The gradient with respect to what was normalised: r (g - s m out mean(sum g out)), s the sign of q."""
     result = []
     for k, blades in enumerate(algebra.grade_slices):
         scale = scales[:, k, None]
+        metric = algebra.quadratic_form[blades]
         form = _quadratic_form(algebra, k, out[blades])
         if form is None:
             result += [scale * g for g in grad[blades]]
@@ -179,9 +197,15 @@ def _unnormalized(algebra: Algebra, grad: Sequence[Tensor], out: Sequence[Tensor
         inner = torch.zeros_like(form)
         for g, o in zip(grad[blades], out[blades], strict=True):
             inner.addcmul_(g, o)
-        pull = form.sign() * inner.mean(-1, keepdim=True)
+        pull = inner.mean(-1, keepdim=True)
+        if -1 in metric:
+            squares = torch.zeros_like(form)
+            for m, o in zip(metric, out[blades], strict=True):
+                if m:
+                    squares.addcmul_(o, o)
+            pull = torch.where(form.abs() > tolerance * squares, form.sign(), 0) * pull
         result += [
             scale * torch.addcmul(g, o, pull, value=-m)
-            for g, o, m in zip(grad[blades], out[blades], algebra.quadratic_form[blades], strict=True)
+            for g, o, m in zip(grad[blades], out[blades], metric, strict=True)
         ]
     return result

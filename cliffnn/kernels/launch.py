@@ -15,7 +15,7 @@ from torch import Tensor
 from cliffnn import cache
 from cliffnn.algebra import Algebra
 from cliffnn.expressions import EXPRESSIONS
-from cliffnn.generated import compute_dtype
+from cliffnn.generated import compute_dtype, sign_tolerance
 from cliffnn.kernels import plan, source
 from cliffnn.kernels.plan import Tiling
 from cliffnn.kernels.source import Kernel
@@ -85,7 +85,7 @@ def backward(
         tensors["inner"] = _inner(algebra, grad, out)
     for group in _groups(algebra, chosen):
         kernel = Kernel(expression, algebra, normalize, group, whole_rows, recompute=small, weights_once=small)
-        _launch(kernel, "backward", tiling, tensors)
+        _launch(kernel, "backward", tiling, tensors, TOLERANCE=sign_tolerance(compute if small else grad.dtype))
     return [
         tensors[f"grad_{name}"].sum(0).to(sources[name].dtype)
         if name in specification.params

@@ -207,7 +207,7 @@ def backward_source(kernel: Kernel) -> str:
     functions.append(_function("backward", vjp, totals=[f"grad_{name}" for name in totals]))
     return _module(
         f"gradients of {kernel.expression} in {algebra.name} with respect to {', '.join(kernel.wrt)}",
-        [*functions, _kernel(kernel, "backward_kernel", tensors, body, before=before, after=after)],
+        [*functions, _kernel(kernel, "backward_kernel", tensors, body, ["TOLERANCE"], before=before, after=after)],
     )
 
 
@@ -431,15 +431,20 @@ def _sums_over_channels(grades: tuple[int, ...]) -> list[str]:
 
 
 def _gradient_before_norm(algebra: Algebra, grade: int) -> list[str]:
-    """Scale (g - sign(q) m out mean(sum g out)), over the names ``grad_out``."""
+    """scale (g - sign(q) m out mean(sum g out)), over the names ``grad_out``.
+
+    A sign that rounding errors decide counts as zero, see `cliffnn.generated.sign_tolerance`.
+    """
     blades = _blades_of(algebra, grade)
     metric = {b: algebra.quadratic_form[b] for b in blades}
     lines = [f"pull{grade} = sum{grade} / channels"]
     if set(metric.values()) - {0} != {1}:
-        form = _quadratic_form(algebra, grade, "out")
+        squares = " + ".join(f"out{b} * out{b}" for b in blades if metric[b])
         lines += [
-            f"form{grade} = {form}",
-            f"pull{grade} = tl.where(form{grade} < 0.0, -pull{grade}, tl.where(form{grade} > 0.0, pull{grade}, 0.0))",
+            f"form{grade} = {_quadratic_form(algebra, grade, 'out')}",
+            f"least{grade} = TOLERANCE * ({squares})",
+            f"pull{grade} = tl.where(form{grade} > least{grade}, pull{grade}, "
+            f"tl.where(form{grade} < -least{grade}, -pull{grade}, 0.0))",
         ]
     for b in blades:
         sign = {1: "-", -1: "+"}.get(metric[b])

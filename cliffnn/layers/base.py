@@ -83,13 +83,21 @@ def checked_channels(name: str, value: int | None) -> int | None:
     return value
 
 
-def check_input(layer: MVLayer, name: str, x: Tensor, channels: int | None) -> None:
-    """Complain, by the argument's name, about anything but ``(..., blades, channels)``."""
+def check_input(layer: MVLayer, name: str, x: Tensor, channels: int | None, parameter: Tensor | None = None) -> None:
+    """Complain, by the argument's name, about anything but ``(..., blades, channels)`` that the parameter fits."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: got {x.dtype}, wanted a floating dtype")
     blades = len(layer.algebra)
-    if x.ndim < 2 or x.shape[-2] != blades or (channels is not None and x.shape[-1] != channels):
+    if x.ndim < 2 or x.shape[-2] != blades or x.shape[-1] == 0 or (channels is not None and x.shape[-1] != channels):
         wanted = "channels" if channels is None else f"{channels} channels"
         raise ValueError(
             f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, {wanted}) in {layer.algebra.name}"
         )
+    if parameter is None:
+        return
+    if x.device != parameter.device:
+        raise ValueError(f"{name}: got a tensor on {x.device}, wanted {parameter.device}, where the parameters are")
+    if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"{name}: got {x.dtype}, wanted {parameter.dtype}, the dtype of the parameters")

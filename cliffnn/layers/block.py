@@ -91,7 +91,7 @@ class SGPNormBlock(MVLayer):
             initialize_product_weight(self.weight, self.algebra)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, "x", x, self.channels)
+        check_input(self, "x", x, self.channels, self.weight)
         return F.gelu_sgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps)
 
     def extra_repr(self) -> str:

@@ -95,7 +95,7 @@ class MVLinear(MVLayer):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, "x", x, self.in_channels)
+        check_input(self, "x", x, self.in_channels, self.weight)
         parts = [
             nn.functional.linear(x[..., blades, :], self.weight[k], self.bias if k == 0 else None)
             for k, blades in enumerate(self.algebra.grade_slices)

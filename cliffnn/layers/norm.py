@@ -82,7 +82,7 @@ class MVRMSNorm(MVLayer):
             nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, "x", x, self.channels)
+        check_input(self, "x", x, self.channels, self.weight)
         out = F.rms_norm(x, self.algebra, self.eps)
         if self.weight is None:
             return out

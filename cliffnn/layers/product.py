@@ -77,8 +77,8 @@ class SGP(MVLayer):
             initialize_product_weight(self.weight, self.algebra)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        check_input(self, "x", x, self.channels)
-        check_input(self, "y", y, self.channels)
+        check_input(self, "x", x, self.channels, self.weight)
+        check_input(self, "y", y, self.channels, self.weight)
         return F.weighted_geometric_product(x, y, self.weight, self.algebra)
 
     def extra_repr(self) -> str:
