@@ -40,7 +40,7 @@ def forward(
     tensors = dict(zip((*specification.rows, *specification.params), (*rows, *params), strict=True))
     tensors["out"] = out = torch.empty_like(x)
     tensors["scales"] = scales = x.new_empty(count, len(algebra.grades) if normalize else 0, dtype=compute)
-    tiling = plan.forward_tiling(blades, channels, compute.itemsize)
+    tiling = plan.forward_tiling(blades, channels, x.dtype.itemsize)
     kernel = Kernel(expression, algebra, normalize, whole_rows=tiling.whole_rows)
     if not normalize or tiling.whole_rows:
         _launch(kernel, "forward", tiling, tensors, EPS=eps)
@@ -66,7 +66,7 @@ def backward(
     """See `cliffnn.generated.backward`."""
     blades, channels = grad.shape[-2:]
     compute = compute_dtype(grad.dtype)
-    tiling = plan.backward_tiling(blades, channels, compute.itemsize, normalize)
+    tiling = plan.backward_tiling(blades, channels, grad.dtype.itemsize)
     small = blades <= _SMALL
     specification = EXPRESSIONS[expression]
     sources = dict(zip((*specification.rows, *specification.params), (*rows, *params), strict=True))
@@ -80,7 +80,7 @@ def backward(
             # each program writes its share, and shares are added in a fixed order: the same bits in every run
             gradient = grad.new_empty(programs, *gradient.shape, dtype=compute)
         tensors[f"grad_{name}"] = gradient
-    whole_rows = tiling.whole_rows and small
+    whole_rows = tiling.whole_rows
     if normalize and not whole_rows:
         tensors["inner"] = _inner(algebra, grad, out)
     for group in _groups(algebra, chosen):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Registers and shared memory hold tiles of this many elements of a row.
+# A row of more elements than this does not fit the registers of a program.
 _WIDEST_ROW = 16384
 _SHARED_MEMORY = 200 * 1024
 
@@ -40,59 +40,69 @@ class Tiling:
         return self.blocks == 1
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below a number."""
     return 1 << (number - 1).bit_length()
 
 
 def _tiling(
     channels: int,
     widest: int,
-    per_thread: int,
-    least_warps: int,
+    warps: tuple[int, int],
+    per_thread: int = 1,
     stages: int = 1,
     resident_warps: int | None = None,
+    tile_bytes: int = 0,
 ) -> Tiling:
-    """Tiles at most ``widest`` channels wide, with ``per_thread`` channels a thread where a row is wide enough."""
-    width = min(_power_of_two(channels), max(widest, 1))
-    warps = min(max(least_warps, width // (32 * per_thread)), 16)
-    resident = None if resident_warps is None else max(1, resident_warps // warps)
-    rows = max(1, 32 * warps * per_thread // width)
-    return Tiling(rows, width, -(-channels // width), warps, stages, resident)
+    """Tiles at most ``widest`` channels wide, with ``per_thread`` channels a thread.
 
-
-def _stages(tiles: int, blades: int, itemsize: int, tiling: Tiling, most: int) -> int:
-    """How many stages of so many tiles fit the shared memory."""
-    size = tiles * blades * tiling.rows * tiling.channels * itemsize
-    return max(1, min(most, _SHARED_MEMORY // size))
+    ``warps`` are the least and the most of a program; ``tile_bytes``, what is in flight for a row and channel,
+    bounds the stages.
+    """
+    width = min(power_of_two(channels), widest)
+    least, most = warps
+    count = min(max(least, width // (32 * per_thread)), most)
+    rows = max(1, 32 * count * per_thread // width)
+    fitting = _SHARED_MEMORY // max(1, tile_bytes * rows * width)
+    resident = None if resident_warps is None else max(1, resident_warps // count)
+    return Tiling(rows, width, -(-channels // width), count, max(1, min(stages, fitting)), resident)
 
 
 def forward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
+    """Whole rows, unless they are too wide."""
+    width = power_of_two(channels)
     widest = _WIDEST_ROW // blades
-    if _power_of_two(channels) > widest:
-        return _tiling(channels, max(32, 4096 // blades), 1, 4)
-    if blades <= 8:
-        return _tiling(channels, widest, 4 if channels > 256 else 2, 2 if channels <= 64 else 4)
-    tiling = _tiling(channels, widest, 1, 4, resident_warps=12)
-    stages = _stages(2, blades, itemsize, tiling, 3)
-    return Tiling(tiling.rows, tiling.channels, 1, tiling.warps, stages, tiling.resident)
+    if width > widest:
+        return _tiling(channels, max(32, 4096 // blades), (4, 4))
+    if blades <= 8 and (blades <= 4 or width < 128):
+        return _tiling(channels, widest, (2 if width <= 64 else 4, 16), per_thread=4 if width > 256 else 2)
+    # asynchronous copies move at least four bytes, so half precision wants more channels a thread
+    per_thread = 1 if itemsize >= 4 else 4
+    least = 8 if blades <= 8 and per_thread == 1 else 4
+    resident_warps = 16 if blades <= 8 else 12
+    return _tiling(channels, widest, (least, 32), per_thread, 3, resident_warps, 2 * blades * itemsize)
 
 
 def scale_tiling(blades: int, channels: int) -> Tiling:
-    return _tiling(channels, max(32, 4096 // blades), 1, 4)
+    return _tiling(channels, max(32, 4096 // blades), (4, 4))
 
 
 def inner_tiling(blades: int, channels: int) -> Tiling:
-    return _tiling(channels, max(32, 8192 // blades), 2, 1)
+    return _tiling(channels, max(32, 8192 // blades), (1, 16), per_thread=2)
 
 
-def backward_tiling(blades: int, channels: int, itemsize: int, normalize: bool) -> Tiling:
-    """On whole rows if they are narrow: the means over channels then cost nothing. Else a warp or two a program."""
-    resident_warps = 8 if blades > 8 else 12 if blades > 4 else 20
-    if normalize and blades * _power_of_two(channels) <= 1024 and blades <= 8:
-        tiling = _tiling(channels, _WIDEST_ROW, 1, 2, resident_warps=8)
-        stages = _stages(3, blades, itemsize, tiling, 3)
-    else:
-        warps = 1 if blades <= 8 else 2
-        tiling = _tiling(channels, 32 * warps, 1, warps, resident_warps=resident_warps)
-        stages = 2
-    return Tiling(tiling.rows, tiling.channels, tiling.blocks, tiling.warps, stages, tiling.resident)
+def backward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
+    """Whole rows where they are narrow, so that the norm's means over the channels cost nothing; else blocks."""
+    width = power_of_two(channels)
+    per_thread = 1 if itemsize >= 4 else 2
+    if blades <= 8:
+        tile_bytes = 3 * blades * itemsize
+        if blades * width * max(itemsize, 4) <= 8192:
+            return _tiling(channels, width, (4, 16), per_thread, 3, 8 if blades > 4 else 16, tile_bytes)
+        warps = 4 if itemsize >= 4 else 1
+        return _tiling(channels, 32 * warps * per_thread, (warps, warps), per_thread, 3, 12, tile_bytes)
+    tile_bytes = 4 * blades * itemsize
+    widest = 128 if blades <= 16 and itemsize <= 4 else 32
+    if width <= widest:
+        return _tiling(channels, width, (2, 4), per_thread, 2, 8, tile_bytes)
+    return _tiling(channels, 64 // max(1, itemsize // 4), (2, 2), 1, 2, 8, tile_bytes)

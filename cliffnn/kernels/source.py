@@ -12,6 +12,7 @@ from functools import cached_property
 from cliffnn.algebra import Algebra
 from cliffnn.codegen import file_name, programs
 from cliffnn.expressions import EXPRESSIONS, Expression
+from cliffnn.kernels.plan import power_of_two
 
 _HEADER = '''"""{title}
 
@@ -194,7 +195,7 @@ def backward_source(kernel: Kernel) -> str:
         symbols = vjp.outputs[f"grad_{name}"]
         after += [f"{symbol} = tl.sum({symbol}, 0)" for symbol in symbols]
         after += _stack(f"grad_{name}", symbols, "(CHANNELS,)")
-        padded = _power_of_two(kernel.paths)
+        padded = power_of_two(kernel.paths)
         after += [
             f"path = tl.arange(0, {padded})[None, :]",
             f"tl.store(grad_{name}_ptr + (tl.program_id(0) * {kernel.paths} + path) * channels + channel[:, None], "
@@ -207,7 +208,19 @@ def backward_source(kernel: Kernel) -> str:
     functions.append(_function("backward", vjp, totals=[f"grad_{name}" for name in totals]))
     return _module(
         f"gradients of {kernel.expression} in {algebra.name} with respect to {', '.join(kernel.wrt)}",
-        [*functions, _kernel(kernel, "backward_kernel", tensors, body, ["TOLERANCE"], before=before, after=after)],
+        [
+            *functions,
+            _kernel(
+                kernel,
+                "backward_kernel",
+                tensors,
+                body,
+                ["TOLERANCE"],
+                last_first=not kernel.whole_rows,
+                before=before,
+                after=after,
+            ),
+        ],
     )
 
 
@@ -222,10 +235,14 @@ def _kernel(
     body: list[str],
     constants: list[str] | None = None,
     params: bool = True,
+    last_first: bool = False,
     before: list[str] | None = None,
     after: list[str] | None = None,
 ) -> str:
-    """A kernel that goes over tiles of rows, with lines before and after the loop, and the tensors that it takes."""
+    """A kernel that goes over tiles of rows, with lines before and after the loop, and the tensors that it takes.
+
+    One that follows a kernel with the same rows begins with the last, which the cache may still hold.
+    """
     constants = [*(constants or ()), "ROWS", "CHANNELS", "STAGES", "COMPUTE"]
     signature = [
         *(f"{tensor}_ptr" for tensor in tensors),
@@ -238,7 +255,8 @@ def _kernel(
         f"TENSORS = {tuple(tensors)}",
         "",
         "",
-        "@triton.jit",
+        # a batch size that is 1 or a multiple of 16 would else compile anew
+        '@triton.jit(do_not_specialize=["rows"])',
         f"def {name}({', '.join(signature)}):",
         "    row = tl.arange(0, ROWS)",
         "    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)",
@@ -257,7 +275,7 @@ def _kernel(
     lines += [
         "    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):",
         # under the interpreter a loop variable is a plain int, which has no method to widen it
-        "        first = tl.full((), ROWS, tl.int64) * tile",
+        f"        first = tl.full((), ROWS, tl.int64) * {'(tl.cdiv(rows, ROWS) - 1 - tile)' if last_first else 'tile'}",
         f"        base = first * ({blades} * channels)",
         "        valid = first + row < rows",
         "        mask = valid[:, None, None] & (channel < channels)[None, :, None]",
@@ -332,7 +350,7 @@ def _store(kernel: Kernel, name: str, symbols) -> list[str]:
 def _weights_of_tile(kernel: Kernel) -> list[str]:
     """Load the coefficients of a tile's channels in one memory operation."""
     lines = []
-    padded = _power_of_two(kernel.paths)
+    padded = power_of_two(kernel.paths)
     for name in kernel.specification.params if not kernel.weights_once else ():
         symbols = _names(name, range(padded))
         lines += [
@@ -360,10 +378,6 @@ def _store_row(kernel: Kernel, pointer: str, grade: int, value: str) -> str:
     return f"tl.store(({_row_address(kernel, pointer, grade)}{table})[:, None], {value}, valid[:, None])"
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
-
-
 def _unstack(tile: str, symbols: list[str], shape: str) -> list[str]:
     """Take a tile ``(*shape, len(symbols))``, the length a power of two, apart along its last axis."""
     if len(symbols) == 1:
@@ -387,7 +401,7 @@ def _unstack(tile: str, symbols: list[str], shape: str) -> list[str]:
 def _stack(tile: str, symbols, shape: str) -> list[str]:
     """Put names together to a tile along a new last axis, padded to a power of two with copies of the first."""
     symbols = [*symbols]
-    length = _power_of_two(len(symbols))
+    length = power_of_two(len(symbols))
     level = symbols + [symbols[0]] * (length - len(symbols))
     lines = []
     depth = 0
@@ -423,7 +437,7 @@ def _sums_over_channels(grades: tuple[int, ...]) -> list[str]:
     if not grades:
         return []
     names = [f"sum{k}" for k in grades]
-    padded = names + [f"_sum{index}" for index in range(len(names), _power_of_two(len(names)))]
+    padded = names + [f"_sum{index}" for index in range(len(names), power_of_two(len(names)))]
     lines = _stack("sums", names, "(ROWS, CHANNELS)")
     lines.append("sums = tl.sum(sums, 1)")
     lines += _unstack("sums", padded, "(ROWS,)")
