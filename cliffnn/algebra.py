@@ -184,7 +184,8 @@ class Algebra:
         """The same algebra as kingdon builds it."""
         import kingdon
 
-        return kingdon.Algebra(signature=list(self.signature), start_index=self.start_index)
+        # "large" multiplies polynomials directly; otherwise each operation would first be compiled to a function
+        return kingdon.Algebra(signature=list(self.signature), start_index=self.start_index, large=True)
 
     @cached_property
     def products(self) -> tuple[tuple[int, int, int, int], ...]:

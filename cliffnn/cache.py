@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -10,7 +11,8 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -79,7 +81,8 @@ def load(name: str, generate: Callable[[], str]) -> ModuleType:
 def _execute(path: Path, generate: Callable[[], str]) -> ModuleType:
     text = _read(path)
     if text is None:
-        text = generate()
+        with _without_garbage_collection():
+            text = generate()
         text = f"# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
         _write(path, text)
     module = ModuleType(f"cliffnn.generated_source.{path.stem}")
@@ -88,6 +91,18 @@ def _execute(path: Path, generate: Callable[[], str]) -> ModuleType:
     sys.modules[module.__name__] = module
     exec(compile(text, str(path), "exec"), module.__dict__)
     return module
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Generation makes many small tuples and no cycles; a collection among them walks all objects of torch, 0.2 s."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read(path: Path) -> str | None:

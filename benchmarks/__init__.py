@@ -1,0 +1,1 @@
+"""What cliffnn costs, measured."""
