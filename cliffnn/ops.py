@@ -42,8 +42,10 @@ def geometric_op(
 
 def _executor(device: torch.device) -> ModuleType:
     if device.type == "cuda":
-        from cliffnn import kernels
-
+        try:
+            from cliffnn import kernels
+        except ModuleNotFoundError as error:
+            raise ImportError("tensors on a CUDA device need Triton: pip install triton") from error
         return kernels
     return generated
 

@@ -70,14 +70,15 @@ class MVLinear(MVLayer):
         self.out_channels = checked_channels("out_channels", out_channels)
         grades = len(self.algebra.grades)
         self.weight = self.parameter((grades, self.out_channels, self.in_channels), device, dtype)
-        self.bias = self.parameter((self.out_channels,), device, dtype) if bias else None
+        # with the weight, so that either all parameters wait for the first input or none
+        outputs = None if is_lazy(self.weight) else self.out_channels
+        self.bias = self.parameter((outputs,), device, dtype) if bias else None
         self.finish_init()
 
     def infer_channels(self, x: Tensor) -> None:
-        if not is_lazy(self.weight):
-            _, self.out_channels, self.in_channels = self.weight.shape
-        self.in_channels = self.in_channels or x.shape[-1]
-        self.out_channels = self.out_channels or self.in_channels
+        loaded = (None, None) if is_lazy(self.weight) else self.weight.shape[1:]
+        self.in_channels = self.in_channels or loaded[1] or x.shape[-1]
+        self.out_channels = self.out_channels or loaded[0] or self.in_channels
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.in_channels is not None

@@ -1,0 +1,161 @@
+"""The slow truth: Clifford algebra as bit arithmetic and einsum.
+
+Shares no code with cliffnn, nor with kingdon, which cliffnn generates its code with. An algebra is
+its signature ``(p, q, r)``. Basis vectors come null first, then positive, then negative; blades come
+grade by grade, lexicographic within; tensors are ``(..., blades, channels)``. Every function computes
+in the dtype of its inputs, so that it is the truth in float64 and the yardstick in any other dtype.
+"""
+
+import itertools
+import math
+from functools import cache
+
+import torch
+
+# The relative norm of an error may reach the larger of FLOOR and SLACK times the error that the
+# reference itself makes when it is evaluated in the dtype under test.
+FLOOR = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.0, torch.float16: 0.0}
+SLACK = {torch.float64: 0.0, torch.float32: 2.0, torch.bfloat16: 2.0, torch.float16: 2.0}
+
+
+def metric(signature):
+    """What each basis vector squares to."""
+    p, q, r = signature
+    return (0,) * r + (1,) * p + (-1,) * q
+
+
+@cache
+def blades(signature):
+    """The basis vectors in each blade, as ascending tuples."""
+    n = sum(signature)
+    return tuple(blade for k in range(n + 1) for blade in itertools.combinations(range(n), k))
+
+
+@cache
+def grade_slices(signature):
+    """Where each grade lies on the blade axis."""
+    n = sum(signature)
+    ends = list(itertools.accumulate(math.comb(n, k) for k in range(n + 1)))
+    return tuple(slice(end - math.comb(n, k), end) for k, end in enumerate(ends))
+
+
+@cache
+def quadratic_form(signature):
+    """For each blade the product of the metric over its vectors (no sign for the reversal)."""
+    return tuple(math.prod(metric(signature)[v] for v in blade) for blade in blades(signature))
+
+
+@cache
+def cayley(signature):
+    """The tensor C with ``e_i e_j = sum_k C[i, j, k] e_k``."""
+    squares = metric(signature)
+    bits = [sum(1 << v for v in blade) for blade in blades(signature)]
+    table = torch.zeros(len(bits), len(bits), len(bits), dtype=torch.float64)
+    for (i, a), (j, b) in itertools.product(enumerate(bits), repeat=2):
+        in_both = [v for v in range(len(squares)) if a & b & 1 << v]
+        # Sorting the vectors of e_i e_j moves each vector of b past all larger ones of a.
+        swaps = sum((a >> v + 1).bit_count() for v in range(len(squares)) if b & 1 << v)
+        table[i, j, bits.index(a ^ b)] = (-1) ** swaps * math.prod(squares[v] for v in in_both)
+    return table
+
+
+@cache
+def paths(signature):
+    """The ``(i, j, k)`` for which some product of a grade-i and a grade-j blade has grade k."""
+    table, grades = cayley(signature), grade_slices(signature)
+    triples = itertools.product(range(len(grades)), repeat=3)
+    return tuple((i, j, k) for i, j, k in triples if table[grades[i], grades[j], grades[k]].any())
+
+
+def geometric_product(x, y, signature):
+    """``o_k = sum_ij C_ijk x_i y_j``."""
+    return torch.einsum("ijk,...ijc->...kc", cayley(signature).to(x), x[..., :, None, :] * y[..., None, :, :])
+
+
+def weighted_geometric_product(x, y, weight, signature):
+    """``o = sum_p weight[p, channel] <<x>_i <y>_j>_k`` over the paths p = (i, j, k)."""
+    table, grades = cayley(signature).to(x), grade_slices(signature)
+    out = [0] * len(grades)
+    for w, (i, j, k) in zip(weight, paths(signature), strict=True):
+        pairs = x[..., grades[i], None, :] * y[..., None, grades[j], :]
+        out[k] = out[k] + w * torch.einsum("ijk,...ijc->...kc", table[grades[i], grades[j], grades[k]], pairs)
+    return torch.cat(out, -2)
+
+
+def gelu(x, signature):
+    """``x Phi(<x>_0)`` with the exact Phi."""
+    return x * (0.5 * (1 + torch.erf(x[..., :1, :] / math.sqrt(2))))
+
+
+def rms_norm(x, signature, eps=1e-6):
+    """``<x>_k / sqrt(mean over channels of |q_k(x)| + eps)``; a grade of null blades alone stays as it is."""
+    form = torch.tensor(quadratic_form(signature)).to(x)
+    out = []
+    for grade in grade_slices(signature):
+        part = x[..., grade, :]
+        if form[grade].any():
+            q = torch.einsum("b,...bc->...c", form[grade], part * part)
+            part = part / torch.sqrt(q.abs().mean(-1) + eps)[..., None, None]
+        out.append(part)
+    return torch.cat(out, -2)
+
+
+def gelu_sgp_norm(x, y, weight, signature, normalize=True, eps=1e-6):
+    """The gates of both, their weighted product, and its norm."""
+    out = weighted_geometric_product(gelu(x, signature), gelu(y, signature), weight, signature)
+    return rms_norm(out, signature, eps) if normalize else out
+
+
+def outermorphism(matrix, signature):
+    """The linear map of vectors extended to blades: the grade-k block holds the k-by-k minors."""
+    blocks = []
+    for k in range(sum(signature) + 1):
+        index = torch.tensor([blade for blade in blades(signature) if len(blade) == k], dtype=torch.long)
+        blocks.append(torch.linalg.det(matrix[index[:, None, :, None], index[None, :, None, :]]))
+    return torch.block_diag(*blocks)
+
+
+def versor_action(vectors, signature):
+    """The matrix on blades of reflecting in each row of `vectors` in turn: no geometric product in it."""
+    form = torch.tensor(metric(signature)).to(vectors)
+    matrix = torch.eye(len(form)).to(vectors)
+    for v in vectors:
+        matrix = matrix - 2 * torch.outer(v, (form * v) @ matrix) / (form * v * v).sum()
+    return outermorphism(matrix, signature)
+
+
+def relative_error(out, exact):
+    """``||out - exact|| / ||exact||``; any error where exactly zero is right is infinite."""
+    assert out.shape == exact.shape, f"shape {tuple(out.shape)}, expected {tuple(exact.shape)}"
+    error, norm = (out.double() - exact).norm().item(), exact.norm().item()
+    return error / norm if norm else (0.0 if error == 0 else math.inf)
+
+
+def evaluate(function, inputs, grad, needs_grad):
+    """The output and, for the inputs that need one, the gradients of ``(grad * output).sum()``."""
+    leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needs_grad, strict=True)]
+    out = function(*leaves)
+    assert out.shape == grad.shape, f"output: shape {tuple(out.shape)}, expected {tuple(grad.shape)}"
+    assert out.requires_grad == any(needs_grad), "the output needs a gradient if and only if an input does"
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    names = ["output"] + [f"gradient of input {n}" for n, leaf in enumerate(leaves) if leaf.requires_grad]
+    gradients = torch.autograd.grad(out, wanted, grad.to(out)) if wanted else ()
+    return dict(zip(names, (out.detach(), *gradients), strict=True))
+
+
+def assert_correct(function, reference, inputs, needs_grad=None):
+    """Compare a function's output and gradients with the reference in float64 of the same rounded inputs."""
+    dtype, device = inputs[0].dtype, inputs[0].device
+    needs_grad = needs_grad or [True] * len(inputs)
+    shape = reference(*(x.double() for x in inputs)).shape
+    grad = torch.randn(shape, dtype=torch.float64, device=device).to(dtype)
+    exact = evaluate(reference, [x.double() for x in inputs], grad, needs_grad)
+    rounded = evaluate(reference, inputs, grad, needs_grad)
+    for name, result in evaluate(function, inputs, grad, needs_grad).items():
+        assert (result.dtype, result.device) == (dtype, device), f"{name}: {result.dtype} on {result.device}"
+        unavoidable = relative_error(rounded[name], exact[name])
+        assert math.isfinite(unavoidable), f"{name}: the reference overflows in {dtype}"
+        allowed = max(FLOOR[dtype], SLACK[dtype] * unavoidable)
+        error = relative_error(result, exact[name])
+        # Not `error > allowed`: NaN must fail.
+        assert error <= allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e} in {dtype}"

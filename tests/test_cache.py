@@ -1,0 +1,106 @@
+"""Generated code on disk: found again, verified, and never the reason that something fails."""
+
+import stat
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from cliffnn import cache
+from cliffnn import functional as F
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """An empty cache folder, and nothing in memory."""
+    monkeypatch.setenv("CLIFFNN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_modules", {})
+    return tmp_path / "cache"
+
+
+def test_second_use_generates_nothing(fresh, monkeypatch):
+    first = cache.load("some_name", lambda: "value = 1\n")
+    assert first.value == 1
+    monkeypatch.setattr(cache, "_modules", {})
+    assert cache.load("some_name", lambda: pytest.fail("generated again")).value == 1
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-3], lambda text: "import os\n", lambda text: "", lambda text: text + "x = 1\n"]
+)
+def test_a_truncated_or_foreign_file_is_generated_anew(fresh, monkeypatch, damage):
+    cache.load("some_name", lambda: "value = 1\nother = 2\n")
+    (path,) = fresh.iterdir()
+    whole = path.read_text()
+    path.write_text(damage(whole))
+    monkeypatch.setattr(cache, "_modules", {})
+    assert cache.load("some_name", lambda: "value = 1\nother = 2\n").other == 2
+    assert path.read_text() == whole
+
+
+def test_bytes_that_are_no_text(fresh, monkeypatch):
+    cache.load("some_name", lambda: "value = 1\n")
+    (path,) = fresh.iterdir()
+    path.write_bytes(b"\xff\xfe\x00")
+    monkeypatch.setattr(cache, "_modules", {})
+    assert cache.load("some_name", lambda: "value = 1\n").value == 1
+
+
+def test_another_generator_gets_another_file(fresh, monkeypatch):
+    cache.load("some_name", lambda: "value = 1\n")
+    monkeypatch.setattr(cache, "_modules", {})
+    monkeypatch.setattr(cache, "fingerprint", lambda: "another")
+    assert cache.load("some_name", lambda: "value = 2\n").value == 2
+    assert len(list(fresh.iterdir())) == 2
+
+
+def test_unwritable_folder_works_with_one_warning(tmp_path, monkeypatch):
+    # a file where the folder should be stops even root
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLIFFNN_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(cache, "_modules", {})
+    cache._writable.cache_clear()
+    x = torch.randn(3, 4, 2)
+    with pytest.warns(UserWarning, match="cannot be written") as caught:
+        out = F.gelu(x, "R2")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        F.rms_norm(x, "R2")
+    assert torch.equal(out, x * 0.5 * (1 + torch.erf(x[:, :1] * 0.5**0.5)))
+
+
+def test_files_are_whole_or_absent(fresh):
+    cache.load("some_name", lambda: "value = 1\n")
+    (path,) = fresh.iterdir()
+    assert not path.name.startswith(".")
+    assert stat.S_ISREG(path.stat().st_mode)
+
+
+def test_import_generates_and_compiles_nothing(tmp_path):
+    """`import cliffnn` needs neither kingdon nor Triton; a layer is made without them, too."""
+    script = """
+import sys, torch
+before = set(sys.modules)
+import cliffnn, cliffnn.functional, cliffnn.layers, cliffnn.testing
+from cliffnn.layers import MVLinear, SGPNormBlock
+SGPNormBlock(algebra="R3"), MVLinear(3, 4, "R3")
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+assert not new & {"kingdon", "triton", "sympy"}, new
+assert "torch._dynamo" not in set(sys.modules) - before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_cuda_without_triton_says_how_to_install_it(monkeypatch):
+    from cliffnn import ops
+
+    for name in list(sys.modules):
+        if name.startswith("cliffnn.kernels") or name.split(".")[0] == "triton":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("cliffnn.kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ImportError, match="pip install triton"):
+        ops._executor(torch.device("cuda"))

@@ -1,0 +1,216 @@
+"""Every exported layer and function turns with its inputs, with parameters that hide nothing."""
+
+import math
+
+import pytest
+import reference
+import torch
+
+from cliffnn import Algebra, layers
+from cliffnn import functional as F
+from cliffnn.testing import apply_versor, assert_equivariant, equivariance_error, random_versor
+
+ALGEBRAS = ["R2", "R3", "R1,3", "R3,0,1", "R4", "R2,0,1", "R0,2", "R1,1"]
+CHANNELS = 3
+
+algebras = pytest.mark.parametrize("algebra", ALGEBRAS)
+parities = pytest.mark.parametrize("odd", [False, True], ids=["even", "odd"])
+
+# For each exported layer the ways to build it, and the number of multivectors it takes.
+LAYERS = {
+    "MVLinear": (
+        1,
+        lambda algebra: layers.MVLinear(CHANNELS, 5, algebra),
+        lambda algebra: layers.MVLinear(None, 5, algebra, bias=False),
+    ),
+    "MVGELU": (1, layers.MVGELU),
+    "MVRMSNorm": (
+        1,
+        lambda algebra: layers.MVRMSNorm(algebra=algebra),
+        lambda algebra: layers.MVRMSNorm(CHANNELS, algebra=algebra, elementwise_affine=True),
+    ),
+    "SGP": (2, lambda algebra: layers.SGP(CHANNELS, algebra=algebra)),
+    "SGPNormBlock": (
+        1,
+        lambda algebra: layers.SGPNormBlock(algebra=algebra),
+        lambda algebra: layers.SGPNormBlock(CHANNELS, algebra=algebra, normalize=False),
+    ),
+}
+
+
+def weight(algebra):
+    """A weight for each path and channel, which does not turn."""
+    return torch.randn(len(Algebra(algebra).paths), CHANNELS, dtype=torch.float64)
+
+
+def with_weight(function, *args):
+    """A product with its weight fixed."""
+
+    def build(algebra):
+        w = weight(algebra)
+        return lambda x, y: function(x, y, w, algebra, *args)
+
+    return build
+
+
+# The same for each exported function, as a function of multivectors.
+FUNCTIONS = {
+    "gelu": (1, lambda algebra: lambda x: F.gelu(x, algebra)),
+    "rms_norm": (1, lambda algebra: lambda x: F.rms_norm(x, algebra)),
+    "geometric_product": (2, lambda algebra: lambda x, y: F.geometric_product(x, y, algebra)),
+    "weighted_geometric_product": (2, with_weight(F.weighted_geometric_product)),
+    "gelu_sgp_norm": (2, with_weight(F.gelu_sgp_norm), with_weight(F.gelu_sgp_norm, False)),
+    "grade": (1, lambda algebra: lambda x: F.grade(x, (0, 2), algebra)),
+    "extract": (1, lambda algebra: lambda x: F.embed(F.extract(x, 1, algebra), 1, algebra)),
+    "embed": (1, lambda algebra: lambda x: F.embed(F.extract(x, (1, 2), algebra), (1, 2), algebra)),
+}
+# These permute axes and know no algebra.
+LAYOUTS = {"to_channels_first", "from_channels_first", "to_blades_first", "from_blades_first"}
+
+
+def multivectors(algebra, count=1):
+    return torch.randn(count, 4, len(Algebra(algebra)), CHANNELS, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", layers.__all__)
+@algebras
+@parities
+def test_layers(name, algebra, odd):
+    assert name in LAYERS, f"{name} is exported, so say here how to build it"
+    count, *builds = LAYERS[name]
+    for build in builds:
+        assert_equivariant(build(algebra), algebra, *multivectors(algebra, count).float(), odd=[odd])
+
+
+@pytest.mark.parametrize("name", sorted({*F.__all__} - LAYOUTS))
+@algebras
+@parities
+def test_functions(name, algebra, odd):
+    assert name in FUNCTIONS, f"{name} is exported, so say here how to call it"
+    count, *builds = FUNCTIONS[name]
+    for build in builds:
+        assert_equivariant(build(algebra), algebra, *multivectors(algebra, count), odd=[odd])
+
+
+class BiasOnAllBlades(layers.MVLinear):
+    """What the predecessors did: a bias that starts at zero, on every blade."""
+
+    def __init__(self, algebra):
+        super().__init__(CHANNELS, CHANNELS, algebra, bias=False)
+        self.everywhere = torch.nn.Parameter(torch.zeros(len(self.algebra), CHANNELS))
+
+    def forward(self, x):
+        return super().forward(x) + self.everywhere
+
+
+def wrong_sign(x, y, algebra):
+    """The product with one entry of its table turned round."""
+    wrong = torch.zeros_like(x)
+    wrong[..., 1, :] = 2 * x[..., 1, :] * y[..., 0, :]
+    return F.geometric_product(x, y, algebra) - wrong
+
+
+def blade_from_its_own_squares(x):
+    """A norm that sums plain squares over the vectors: invariant only in definite metrics."""
+    return x / (1 + x[..., 1:3, :].square().sum(-2, keepdim=True)).sqrt()
+
+
+@algebras
+@parities
+@pytest.mark.parametrize(
+    ("count", "build"),
+    [
+        (1, BiasOnAllBlades),
+        (1, lambda algebra: torch.relu),
+        (1, lambda algebra: lambda x: x + x.roll(1, -2)),
+        (1, lambda algebra: lambda x: x * torch.sigmoid(x[..., 1:2, :])),
+        (2, lambda algebra: lambda x, y: wrong_sign(x, y, algebra)),
+        (1, lambda algebra: lambda x: x * math.nan),
+    ],
+    ids=["bias on all blades", "relu", "roll", "gate by a vector", "wrong sign", "nan"],
+)
+def test_the_checker_catches(count, build, algebra, odd):
+    with pytest.raises(AssertionError, match=r"not equivariant in .*grade 0.*grade 1"):
+        assert_equivariant(build(algebra), algebra, *multivectors(algebra, count).float(), odd=[odd])
+
+
+@parities
+@pytest.mark.parametrize(("algebra", "right"), [("R2", True), ("R0,2", True), ("R1,1", False)])
+def test_the_checker_catches_a_norm_of_plain_squares(algebra, right, odd):
+    """Right where the metric is definite up to its sign, wrong under boosts."""
+    errors = equivariance_error(
+        blade_from_its_own_squares, algebra, *multivectors(algebra), versor=random_versor(algebra, odd)
+    )
+    assert (max(errors) < 1e-12) == right
+
+
+def test_the_checker_catches_what_only_reflections_show():
+    """Swapping grades by the pseudoscalar commutes with rotations, not with reflections."""
+    pseudoscalar = F.embed(torch.ones(1, 1, dtype=torch.float64), 3, "R3")
+
+    def dual(x):
+        return F.geometric_product(x, pseudoscalar, "R3")
+
+    assert_equivariant(dual, "R3", *multivectors("R3"), odd=[False])
+    with pytest.raises(AssertionError, match="odd"):
+        assert_equivariant(dual, "R3", *multivectors("R3"))
+
+
+def test_the_checker_leaves_the_module_as_it_was():
+    layer = layers.SGPNormBlock(CHANNELS, algebra="R2")
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert_equivariant(layer, "R2", *multivectors("R2").float())
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert all(parameter.dtype == torch.float32 for parameter in layer.parameters())
+
+
+def test_unrandomised_parameters_hide_a_bias():
+    """Why parameters are randomised: the wrong layer passes while its bias is zero."""
+    assert_equivariant(BiasOnAllBlades("R2"), "R2", *multivectors("R2").float(), randomize=False)
+
+
+def action_of(versor, algebra):
+    """The matrix of a versor's action on blades."""
+    return apply_versor(versor, torch.eye(len(algebra), dtype=torch.float64), algebra)
+
+
+@algebras
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_versors_act_by_reflections(algebra, count):
+    """The sandwich with a product of vectors is the outermorphism of the reflections in them."""
+    algebra = Algebra(algebra)
+    signature = (algebra.p, algebra.q, algebra.r)
+    vectors = torch.randn(count, algebra.dim, dtype=torch.float64)
+    versor = F.embed(torch.ones(1, 1, dtype=torch.float64), 0, algebra)
+    for vector in vectors:
+        blades = torch.zeros(len(algebra), 1, dtype=torch.float64)
+        blades[algebra.grade_slices[1], 0] = vector
+        versor = reference.geometric_product(blades, versor, signature)
+    expected = reference.versor_action(vectors, signature)
+    assert reference.relative_error(action_of(versor[:, 0], algebra), expected) < 1e-10
+
+
+@algebras
+@parities
+def test_random_versors(algebra, odd):
+    """They act as orthogonal maps of vectors, proper or improper, extended to blades; and as no small group."""
+    algebra = Algebra(algebra)
+    signature = (algebra.p, algebra.q, algebra.r)
+    form = torch.diag(torch.tensor(reference.metric(signature), dtype=torch.float64))
+    moved = torch.zeros(algebra.dim, algebra.dim, dtype=torch.bool)
+    for _ in range(5):
+        action = action_of(random_versor(algebra, odd=odd), algebra)
+        vectors = action[algebra.grade_slices[1], algebra.grade_slices[1]]
+        assert reference.relative_error(action, reference.outermorphism(vectors, signature)) < 1e-10
+        assert (vectors.T @ form @ vectors - form).norm() < 1e-10
+        assert abs(torch.linalg.det(vectors).item() - (-1 if odd else 1)) < 1e-10
+        moved |= (vectors - torch.eye(algebra.dim)).abs() > 1e-3
+    null = torch.tensor(reference.metric(signature)) == 0
+    # Every basis vector takes something from every other, except that null ones go nowhere but along themselves.
+    assert moved[:, ~null].all()
+    assert not moved[~null][:, null].any()
+
+
+def test_random_versors_need_an_invertible_vector():
+    with pytest.raises(ValueError, match=r"odd.*R0,0,2"):
+        random_versor("R0,0,2", odd=True)

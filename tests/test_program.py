@@ -1,0 +1,107 @@
+"""Programs and their derivatives against sympy; the order in which a kernel computes them."""
+
+import pytest
+import sympy
+
+from cliffnn import Algebra
+from cliffnn.codegen import function_source, programs
+from cliffnn.expressions import EXPRESSIONS
+from cliffnn.kernels.schedule import scheduled
+from cliffnn.program import Call
+
+
+def functions(name, argument):
+    """The elementary functions as sympy knows them."""
+    return {
+        "normal_cdf": (1 + sympy.erf(argument / sympy.sqrt(2))) / 2,
+        "normal_pdf": sympy.exp(-(argument**2) / 2) / sympy.sqrt(2 * sympy.pi),
+    }[name]
+
+
+def evaluated(program):
+    """Every output as a sympy expression of the inputs."""
+    known = {symbol: sympy.Symbol(symbol) for group in program.inputs.values() for symbol in group}
+    for name, value in program.statements:
+        if isinstance(value, Call):
+            known[name] = functions(value.function, known[value.argument])
+        else:
+            known[name] = sum(m[0] * sympy.prod(known[f] for f in m[1:]) for m in value.args)
+    return {symbol: known[symbol] for group in program.outputs.values() for symbol in group}
+
+
+@pytest.mark.parametrize("algebra", ["R1", "R0,1", "R0,0,1", "R2"])
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_gradients_against_sympy(expression, algebra):
+    spec = EXPRESSIONS[expression]
+    wrt = (*spec.rows, *spec.params)
+    forward, vjp = programs(expression, Algebra(algebra), wrt)
+    outputs, gradients = evaluated(forward), evaluated(vjp)
+    scalar = sum(sympy.Symbol(f"grad_{name}") * value for name, value in outputs.items())
+    for group in wrt:
+        for symbol in forward.inputs[group]:
+            assert sympy.expand(gradients[f"grad_{symbol}"] - sympy.diff(scalar, symbol)) == 0, symbol
+
+
+@pytest.mark.parametrize("wrt", [("x",), ("y",), ("w",), ("x", "w")])
+def test_a_part_of_the_gradients_is_that_part(wrt):
+    _, part = programs("gelu_weighted_geometric_product", Algebra("R1"), wrt)
+    _, whole = programs("gelu_weighted_geometric_product", Algebra("R1"), ("x", "y", "w"))
+    whole_values = evaluated(whole)
+    for symbol, value in evaluated(part).items():
+        assert sympy.expand(value - whole_values[symbol]) == 0
+    assert part.operations < whole.operations
+
+
+def test_second_derivative_of_a_program():
+    """Programs are closed under differentiation."""
+    forward, vjp = programs("gelu", Algebra("R1"), ("x",))
+    second = vjp.vjp(("x",))
+    gradients, hessian = evaluated(vjp), evaluated(second)
+    scalar = sum(sympy.Symbol(f"grad_{name}") * value for name, value in gradients.items())
+    outputs = [symbol for group in second.outputs.values() for symbol in group]
+    for symbol, output in zip(forward.inputs["x"], outputs, strict=True):
+        assert sympy.simplify(hessian[output] - sympy.diff(scalar, symbol)) == 0
+
+
+def alive_at_most(program, order):
+    """The most names alive at once if terms are computed in this order."""
+    last = {}
+    for time, (_, operands) in enumerate(order):
+        last.update(dict.fromkeys(operands, time))
+    outputs = {symbol for group in program.outputs.values() for symbol in group}
+    alive = {symbol for group in program.inputs.values() for symbol in group}
+    most = len(alive)
+    for time, (name, operands) in enumerate(order):
+        alive.add(name)
+        most = max(most, len(alive))
+        alive -= {operand for operand in operands if last[operand] == time and operand not in outputs}
+    return most
+
+
+def terms(value):
+    return [(value.argument,)] if isinstance(value, Call) else [m[1:] for m in value.args]
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R3", "R1,3"])
+def test_the_schedule_is_complete_and_saves_registers(algebra):
+    _, program = programs("gelu_weighted_geometric_product", Algebra(algebra), ("x", "y", "w"))
+    order = scheduled(program)
+    plain = [(name, operands) for name, value in program.statements for operands in terms(value)]
+    ours = [(t.name, (t.value.argument,) if isinstance(t.value, Call) else t.value[1:]) for t in order]
+    assert sorted(ours) == sorted(plain)
+    assert len({t.name for t in order if t.first}) == sum(t.first for t in order)
+    finished = {symbol for group in program.inputs.values() for symbol in group}
+    remaining = {name: len(terms(value)) for name, value in program.statements}
+    for name, operands in ours:
+        assert finished.issuperset(operands), f"{name} is computed from what is not there yet"
+        remaining[name] -= 1
+        if not remaining[name]:
+            finished.add(name)
+    assert alive_at_most(program, ours) < 0.9 * alive_at_most(program, plain)
+
+
+def test_source_reads_as_algebra():
+    forward, _ = programs("weighted_geometric_product", Algebra("R2"))
+    source = function_source("forward", forward)
+    assert "p112_3 = x1 * y2 - x2 * y1" in source
+    assert "x0, x1, x2, x3, = x" in source
