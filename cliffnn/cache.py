@@ -16,7 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-_GENERATOR = ("algebra.py", "cache.py", "codegen.py", "expressions.py", "program.py", "kernels/source.py")
+# Every file that decides what the generated source says.
+_GENERATOR = (
+    "algebra.py",
+    "cache.py",
+    "codegen.py",
+    "expressions.py",
+    "program.py",
+    "kernels/plan.py",
+    "kernels/schedule.py",
+    "kernels/source.py",
+)
 _lock = threading.RLock()
 _modules: dict[str, ModuleType] = {}
 

@@ -1,4 +1,4 @@
-"""Programs printed as Python source: one text for torch and Triton alike."""
+"""Programs printed as Python source, for torch."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from cliffnn.algebra import Algebra
 from cliffnn.expressions import EXPRESSIONS
 
 
-def format_value(value) -> str:
-    """A polynomial or a call, as ``x1*y2 - x2*y1`` or ``normal_cdf(x0)``."""
+def assignment(name: str, value) -> list[str]:
+    """Lines that compute a polynomial or a call: a term that is a plain product is added in one operation."""
     if hasattr(value, "function"):
-        return f"{value.function}({value.argument})"
-    terms = [(monomial[0], monomial[1:]) for monomial in value.args]
+        return [f"{name} = {value.function}({value.argument})"]
     # a positive term first saves a negation
-    terms.sort(key=lambda term: term[0] < 0)
-    text = ""
-    for coefficient, factors in terms:
-        parts = [str(abs(coefficient))] if abs(coefficient) != 1 or not factors else []
-        text += (" - " if coefficient < 0 else " + ") + " * ".join([*parts, *factors])
-    if not text:
-        return "0.0"
-    return text.removeprefix(" + ") if text.startswith(" + ") else "-" + text.removeprefix(" - ")
+    terms = sorted(value.args, key=lambda monomial: monomial[0] < 0)
+    lines: list[str] = []
+    for coefficient, *factors in terms or [(0,)]:
+        plain = abs(coefficient) == 1 and factors
+        text = " * ".join(factors if plain else [str(float(abs(coefficient))), *factors])
+        if not lines:
+            lines.append(f"{name} = {'-' if coefficient < 0 else ''}{text}")
+        elif plain and len(factors) == 2:
+            sign = ", value=-1" if coefficient < 0 else ""
+            lines.append(f"{name} = addcmul({name}, {factors[0]}, {factors[1]}{sign})")
+        else:
+            lines.append(f"{name} = {name} {'-' if coefficient < 0 else '+'} {text}")
+    return lines
 
 
-def function_source(name: str, program, decorator: str = "") -> str:
+def function_source(name: str, program) -> str:
     """A function from one tuple of scalars a group to a tuple of all outputs."""
-    lines = [decorator] if decorator else []
     muls, adds = program.operations
-    lines += [f"def {name}({', '.join(program.inputs)}):", f"    # {muls} multiplications, {adds} additions"]
+    lines = [f"def {name}({', '.join(program.inputs)}):", f"    # {muls} multiplications, {adds} additions"]
     lines += [f"    {', '.join(symbols)}, = {group}" for group, symbols in program.inputs.items()]
-    lines += [f"    {symbol} = {format_value(value)}" for symbol, value in program.statements]
+    lines += [f"    {line}" for symbol, value in program.statements for line in assignment(symbol, value)]
     outputs = [symbol for group in program.outputs.values() for symbol in group]
     lines.append(f"    return {', '.join(outputs)},")
     return "\n".join(lines) + "\n"
@@ -63,7 +66,8 @@ def _torch_module(expression: str, algebra: Algebra, wrt: tuple[str, ...], kind:
         what = f"the gradients of {expression} with respect to {', '.join(wrt)}" if wrt else expression
         return (
             f'"""{what}, in {algebra.name}: {EXPRESSIONS[expression].function.__doc__}"""\n\n'
-            "from cliffnn.elementary import normal_cdf, normal_pdf\n\n\n" + function_source(kind, vjp or forward)
+            "from torch import addcmul\n\nfrom cliffnn.elementary import normal_cdf, normal_pdf\n\n\n"
+            + function_source(kind, vjp or forward)
         )
 
     return cache.load(file_name(expression, algebra.name, kind, "torch"), generate)

@@ -5,7 +5,7 @@ The same two functions, with the same arguments, as `cliffnn.kernels` runs on a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from cliffnn.algebra import Algebra
 from cliffnn.codegen import torch_function
 from cliffnn.expressions import EXPRESSIONS
+
+# Numbers of one blade in a block of rows: enough to be worth a call of torch, few enough for the cache.
+_BLOCK = 16384
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -66,17 +69,16 @@ def forward(
         What each row and grade was multiplied with, ``(rows, grades)``, in the dtype of the arithmetic; without
         ``normalize`` there are none, ``(rows, 0)``.
     """
-    values = _evaluate(expression, algebra, rows, params)
     out = torch.empty_like(rows[0])
-    scales = out.new_empty(out.shape[0], len(algebra.grades) if normalize else 0, dtype=values[0].dtype)
-    for k, blades in enumerate(algebra.grade_slices):
-        if normalize:
-            scales[:, k] = _scale(algebra, k, values, eps)
-        for b in range(blades.start, blades.stop):
+    dtype = compute_dtype(out.dtype)
+    scales = out.new_empty(out.shape[0], len(algebra.grades) if normalize else 0, dtype=dtype)
+    for block in _blocks(out):
+        values = _evaluate(expression, algebra, [row[block] for row in rows], params)
+        for k, blades in enumerate(algebra.grade_slices):
             if normalize:
-                torch.mul(values[b], scales[:, k, None], out=out[:, b])
-            else:
-                out[:, b] = values[b]
+                scales[block, k] = _scale(algebra, k, values, eps)
+            for b in range(blades.start, blades.stop):
+                out[block, b] = (values[b] * scales[block, k] if normalize else values[b]).T
     return out, scales
 
 
@@ -111,28 +113,29 @@ def backward(
     names = (*specification.rows, *specification.params)
     chosen = tuple(name for name, wanted in zip(names, wrt, strict=True) if wanted)
     dtype = compute_dtype(grad.dtype)
-    cotangents: Sequence[Tensor] = grad.to(dtype).unbind(-2)
-    if normalize:
-        tolerance = sign_tolerance(out.dtype)
-        cotangents = _unnormalized(algebra, cotangents, out.to(dtype).unbind(-2), scales, tolerance)
     function = torch_function(expression, algebra, chosen)
-    values = function(*_unstacked(rows, params, dtype), cotangents)
-
-    gradients, start = [], 0
-    for name in chosen:
-        if name in specification.rows:
-            gradient = torch.empty_like(rows[0])
-            for b in range(len(algebra)):
-                gradient[:, b] = values[start + b]
-            start += len(algebra)
-        else:
-            parameter = params[specification.params.index(name)]
-            gradient = torch.empty_like(parameter)
-            for p in range(len(parameter)):
-                gradient[p] = values[start + p].sum(0)
-            start += len(parameter)
-        gradients.append(gradient)
-    return gradients
+    sources = dict(zip(names, (*rows, *params), strict=True))
+    # coefficients are summed over blocks in the dtype of the arithmetic
+    gradients = {
+        name: torch.empty_like(sources[name])
+        if name in specification.rows
+        else torch.zeros_like(sources[name], dtype=dtype)
+        for name in chosen
+    }
+    for block in _blocks(grad):
+        cotangents = _by_blade(grad[block], dtype)
+        if normalize:
+            results = _by_blade(out[block], dtype)
+            cotangents = _unnormalized(algebra, cotangents, results, scales[block], sign_tolerance(out.dtype))
+        values = iter(function(*_unstacked([row[block] for row in rows], params, dtype), cotangents))
+        for name, gradient in gradients.items():
+            if name in specification.rows:
+                for b in range(len(algebra)):
+                    gradient[block, b] = next(values).T
+            else:
+                for p in range(len(gradient)):
+                    gradient[p] += next(values).sum(-1)
+    return [gradient.to(sources[name].dtype) for name, gradient in gradients.items()]
 
 
 def differentiable(
@@ -147,11 +150,17 @@ def differentiable(
     values = _evaluate(expression, algebra, rows, params)
     if normalize:
         values = [
-            values[b] * _scale(algebra, k, values, eps)[:, None]
+            values[b] * _scale(algebra, k, values, eps)
             for k, blades in enumerate(algebra.grade_slices)
             for b in range(blades.start, blades.stop)
         ]
-    return torch.stack(list(values), -2).to(rows[0].dtype)
+    return torch.stack(list(values)).permute(2, 0, 1).to(rows[0].dtype)
+
+
+def _blocks(x: Tensor) -> Iterator[slice]:
+    """Rows by blocks whose intermediate results stay in a CPU's cache."""
+    rows = max(1, _BLOCK // x.shape[-1])
+    return (slice(start, start + rows) for start in range(0, x.shape[0], rows))
 
 
 def _evaluate(expression: str, algebra: Algebra, rows: Sequence[Tensor], params: Sequence[Tensor]):
@@ -160,7 +169,12 @@ def _evaluate(expression: str, algebra: Algebra, rows: Sequence[Tensor], params:
 
 
 def _unstacked(rows: Sequence[Tensor], params: Sequence[Tensor], dtype: torch.dtype):
-    return [row.to(dtype).unbind(-2) for row in rows] + [param.to(dtype).unbind(0) for param in params]
+    """Scalars of the program as tensors ``(channels, rows)``: long and contiguous, as a CPU likes them."""
+    return [_by_blade(row, dtype) for row in rows] + [param.to(dtype)[..., None].unbind(0) for param in params]
+
+
+def _by_blade(row: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
+    return row.to(dtype).permute(1, 2, 0).contiguous().unbind(0)
 
 
 def _scale(algebra: Algebra, grade: int, values: Sequence[Tensor], eps: float) -> Tensor:
@@ -168,8 +182,8 @@ def _scale(algebra: Algebra, grade: int, values: Sequence[Tensor], eps: float) -
     blades = algebra.grade_slices[grade]
     form = _quadratic_form(algebra, grade, values[blades])
     if form is None:
-        return values[0].new_ones(values[0].shape[0])
-    return torch.rsqrt(form.abs().mean(-1) + eps)
+        return values[0].new_ones(values[0].shape[-1])
+    return torch.rsqrt(form.abs().mean(0) + eps)
 
 
 def _quadratic_form(algebra: Algebra, grade: int, values: Sequence[Tensor]) -> Tensor | None:
@@ -188,7 +202,7 @@ def _unnormalized(
     """The gradient with respect to what was normalised: r (g - s m out mean(sum g out)), s the sign of q."""
     result = []
     for k, blades in enumerate(algebra.grade_slices):
-        scale = scales[:, k, None]
+        scale = scales[:, k]
         metric = algebra.quadratic_form[blades]
         form = _quadratic_form(algebra, k, out[blades])
         if form is None:
@@ -197,7 +211,7 @@ def _unnormalized(
         inner = torch.zeros_like(form)
         for g, o in zip(grad[blades], out[blades], strict=True):
             inner.addcmul_(g, o)
-        pull = inner.mean(-1, keepdim=True)
+        pull = inner.mean(0)
         if -1 in metric:
             squares = torch.zeros_like(form)
             for m, o in zip(metric, out[blades], strict=True):

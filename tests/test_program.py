@@ -103,5 +103,5 @@ def test_the_schedule_is_complete_and_saves_registers(algebra):
 def test_source_reads_as_algebra():
     forward, _ = programs("weighted_geometric_product", Algebra("R2"))
     source = function_source("forward", forward)
-    assert "p112_3 = x1 * y2 - x2 * y1" in source
+    assert "p112_3 = x1 * y2\n    p112_3 = addcmul(p112_3, x2, y1, value=-1)" in source
     assert "x0, x1, x2, x3, = x" in source

@@ -97,11 +97,12 @@ class MVLinear(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
-        parts = [
-            nn.functional.linear(x[..., blades, :], self.weight[k], self.bias if k == 0 else None)
-            for k, blades in enumerate(self.algebra.grade_slices)
-        ]
-        return torch.cat(parts, -2)
+        grades = zip(self.weight.split(1), self.algebra.grade_sizes, strict=True)
+        weight = torch.cat([of_grade.expand(blades, -1, -1) for of_grade, blades in grades])
+        out = torch.einsum("...bi,boi->...bo", x, weight)
+        if self.bias is not None:
+            out[..., 0, :] += self.bias
+        return out
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, bias={self.bias is not None}"

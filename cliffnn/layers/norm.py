@@ -86,8 +86,8 @@ class MVRMSNorm(MVLayer):
         out = F.rms_norm(x, self.algebra, self.eps)
         if self.weight is None:
             return out
-        sizes = torch.tensor(self.algebra.grade_sizes, device=x.device)
-        return out * self.weight.repeat_interleave(sizes, 0, output_size=len(self.algebra))
+        grades = zip(self.weight.split(1), self.algebra.grade_sizes, strict=True)
+        return out * torch.cat([of_grade.expand(blades, -1) for of_grade, blades in grades])
 
     def extra_repr(self) -> str:
         return (
