@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -32,34 +34,17 @@ _modules: dict[str, ModuleType] = {}
 
 
 def folder() -> Path:
-    """Where generated source is kept.
-
-    ``$CLIFFNN_CACHE_DIR`` if set, else ``cliffnn`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; if that cannot be
-    written, a temporary folder that lives as long as the process, with one warning.
-    """
+    """Where source is kept: ``$CLIFFNN_CACHE_DIR``, else ``cliffnn`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     named = os.environ.get("CLIFFNN_CACHE_DIR")
-    path = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cliffnn"
-    return _writable(path)
+    return Path(named or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "cliffnn"))
 
 
 @functools.cache
-def _writable(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except OSError as error:
-        temporary = tempfile.TemporaryDirectory(prefix="cliffnn-")
-        _temporary_folders.append(temporary)
-        warnings.warn(
-            f"the cache folder {path} cannot be written ({error.strerror}): generated code is kept in "
-            f"{temporary.name} until this process ends; set CLIFFNN_CACHE_DIR to a folder that can be",
-            stacklevel=2,
-        )
-        return Path(temporary.name)
-
-
-_temporary_folders: list[tempfile.TemporaryDirectory] = []
+def _temporary_folder() -> Path:
+    """A folder that lives as long as this process."""
+    name = tempfile.mkdtemp(prefix="cliffnn-")
+    atexit.register(shutil.rmtree, name, ignore_errors=True)
+    return Path(name)
 
 
 @functools.cache
@@ -94,10 +79,10 @@ def _execute(path: Path, generate: Callable[[], str]) -> ModuleType:
         with _without_garbage_collection():
             text = generate()
         text = f"# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
-        _write(path, text)
+        path = _write(path, text)
     module = ModuleType(f"cliffnn.generated_source.{path.stem}")
     module.__file__ = str(path)
-    # Triton and pickling look functions up through their module
+    # Triton looks functions up through their module
     sys.modules[module.__name__] = module
     exec(compile(text, str(path), "exec"), module.__dict__)
     return module
@@ -125,8 +110,35 @@ def _read(path: Path) -> str | None:
     return text if header == f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}" else None
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, in the temporary folder if its own can't be written; say where it is."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, text)
+    except OSError as error:
+        _warn_once(path.parent, error.strerror or str(error))
+        path = _temporary_folder() / path.name
+        _replace(path, text)
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".py")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        # mkstemp lets nobody else read, but users may share a folder
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@functools.cache
+def _warn_once(path: Path, reason: str) -> None:
+    warnings.warn(
+        f"the cache folder {path} cannot be written ({reason}): generated code is kept in {_temporary_folder()} until "
+        f"this process ends; set CLIFFNN_CACHE_DIR to a folder that can be",
+        stacklevel=2,
+    )

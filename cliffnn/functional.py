@@ -338,12 +338,19 @@ def to_channels_first(x: Tensor) -> Tensor:
     >>> F.to_channels_first(torch.zeros(10, 8, 32)).shape
     torch.Size([10, 32, 8])
     """
-    return einops.rearrange(x, "... blades channels -> ... channels blades")
+    return einops.rearrange(_checked_layout(x), "... blades channels -> ... channels blades")
 
 
 def from_channels_first(x: Tensor) -> Tensor:
-    """``(..., channels, blades)`` to ``(..., blades, channels)``, the inverse of `to_channels_first`."""
-    return einops.rearrange(x, "... channels blades -> ... blades channels")
+    """``(..., channels, blades)`` to ``(..., blades, channels)``, the inverse of `to_channels_first`.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.from_channels_first(torch.zeros(10, 32, 8)).shape
+    torch.Size([10, 8, 32])
+    """
+    return einops.rearrange(_checked_layout(x), "... channels blades -> ... blades channels")
 
 
 def to_blades_first(x: Tensor) -> Tensor:
@@ -355,12 +362,19 @@ def to_blades_first(x: Tensor) -> Tensor:
     >>> F.to_blades_first(torch.zeros(10, 8, 32)).shape
     torch.Size([8, 10, 32])
     """
-    return einops.rearrange(x, "... blades channels -> blades ... channels")
+    return einops.rearrange(_checked_layout(x), "... blades channels -> blades ... channels")
 
 
 def from_blades_first(x: Tensor) -> Tensor:
-    """``(blades, ..., channels)`` to ``(..., blades, channels)``, the inverse of `to_blades_first`."""
-    return einops.rearrange(x, "blades ... channels -> ... blades channels")
+    """``(blades, ..., channels)`` to ``(..., blades, channels)``, the inverse of `to_blades_first`.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.from_blades_first(torch.zeros(8, 10, 32)).shape
+    torch.Size([10, 8, 32])
+    """
+    return einops.rearrange(_checked_layout(x), "blades ... channels -> ... blades channels")
 
 
 def _apply(
@@ -377,6 +391,8 @@ def _apply(
     if not isinstance(eps, (int, float)) or not eps >= 0:
         raise ValueError(f"eps: got {eps!r}, wanted a number of at least 0")
     params = params or {}
+    if autocasting(next(iter(rows.values())).device.type):
+        rows, params = _autocast(rows), _autocast(params)
     first, x = next(iter(rows.items()))
     for name, other in {**rows, **params}.items():
         if not isinstance(other, Tensor):
@@ -398,6 +414,19 @@ def _apply(
     flat = [row.expand(shape).reshape(-1, *shape[-2:]).contiguous() for row in rows.values()]
     coefficients = [param.contiguous() for param in params.values()]
     return geometric_op(expression, algebra, flat, coefficients, normalize, eps).reshape(shape)
+
+
+def autocasting(device: str) -> bool:
+    """Whether autocast is on; some devices know no such thing."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _autocast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Store in autocast's dtype; arithmetic is in float32 all the same."""
+    return {
+        name: t.to(torch.get_autocast_dtype(t.device.type)) if isinstance(t, Tensor) and t.dtype in _DTYPES[1:] else t
+        for name, t in tensors.items()
+    }
 
 
 def _broadcast(rows: dict[str, Tensor]) -> torch.Size:
@@ -422,6 +451,14 @@ def _check_tensor(name: str, x: Tensor, blades: int, of: str) -> None:
         raise ValueError(
             f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, channels), the blades of {of}"
         )
+
+
+def _checked_layout(x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {type(x).__name__}, wanted a torch.Tensor")
+    if x.ndim < 2:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, wanted at least two dimensions, blades and channels")
+    return x
 
 
 def _checked_grades(grades: int | tuple[int, ...], algebra: Algebra) -> tuple[int, ...]:

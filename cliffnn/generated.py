@@ -149,8 +149,9 @@ def differentiable(
     """`forward`'s first result, written so that autograd can differentiate it any number of times."""
     values = _evaluate(expression, algebra, rows, params)
     if normalize:
+        tolerance = sign_tolerance(rows[0].dtype)
         values = [
-            values[b] * _scale(algebra, k, values, eps)
+            values[b] * _scale(algebra, k, values, eps, tolerance)
             for k, blades in enumerate(algebra.grade_slices)
             for b in range(blades.start, blades.stop)
         ]
@@ -177,13 +178,31 @@ def _by_blade(row: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
     return row.to(dtype).permute(1, 2, 0).contiguous().unbind(0)
 
 
-def _scale(algebra: Algebra, grade: int, values: Sequence[Tensor], eps: float) -> Tensor:
-    """The reciprocal root mean square of a grade, one number a row; 1 if the grade has no norm."""
+def _scale(
+    algebra: Algebra, grade: int, values: Sequence[Tensor], eps: float, tolerance: float | None = None
+) -> Tensor:
+    """The reciprocal root mean square of a grade, one number a row; 1 if the grade has no norm.
+
+    With a tolerance, autograd differentiates abs(q) by the sign that `backward` uses.
+    """
     blades = algebra.grade_slices[grade]
     form = _quadratic_form(algebra, grade, values[blades])
     if form is None:
         return values[0].new_ones(values[0].shape[-1])
-    return torch.rsqrt(form.abs().mean(0) + eps)
+    size = form.abs()
+    if tolerance is not None:
+        linear = _sign(form, values[blades], algebra.quadratic_form[blades], tolerance).detach() * form
+        size = linear + (size - linear).detach()
+    return torch.rsqrt(size.mean(0) + eps)
+
+
+def _sign(form: Tensor, values: Sequence[Tensor], metric: Sequence[int], tolerance: float) -> Tensor:
+    """The sign of q, zero where rounding errors would choose it."""
+    squares = torch.zeros_like(form)
+    for m, value in zip(metric, values, strict=True):
+        if m:
+            squares = torch.addcmul(squares, value, value)
+    return torch.where(form.abs() > tolerance * squares, form.sign(), 0)
 
 
 def _quadratic_form(algebra: Algebra, grade: int, values: Sequence[Tensor]) -> Tensor | None:
@@ -213,11 +232,7 @@ def _unnormalized(
             inner.addcmul_(g, o)
         pull = inner.mean(0)
         if -1 in metric:
-            squares = torch.zeros_like(form)
-            for m, o in zip(metric, out[blades], strict=True):
-                if m:
-                    squares.addcmul_(o, o)
-            pull = torch.where(form.abs() > tolerance * squares, form.sign(), 0) * pull
+            pull = _sign(form, out[blades], metric, tolerance) * pull
         result += [
             scale * torch.addcmul(g, o, pull, value=-m)
             for g, o, m in zip(grad[blades], out[blades], metric, strict=True)

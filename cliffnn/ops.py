@@ -45,6 +45,8 @@ def _executor(device: torch.device) -> ModuleType:
         try:
             from cliffnn import kernels
         except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "triton":
+                raise
             raise ImportError("tensors on a CUDA device need Triton: pip install triton") from error
         return kernels
     return generated
@@ -52,12 +54,18 @@ def _executor(device: torch.device) -> ModuleType:
 
 def _forward(rows, params, expression, algebra, normalize, eps):
     run = _executor(rows[0].device).forward
-    return run(expression, Algebra(algebra), rows, params, normalize, eps)
+    return run(expression, Algebra(algebra), _contiguous(rows), _contiguous(params), normalize, eps)
 
 
 def _backward(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt):
     run = _executor(grad.device).backward
-    return run(expression, Algebra(algebra), grad.contiguous(), out, scales, rows, params, normalize, wrt)
+    grad, out, scales = _contiguous([grad, out, scales])
+    rows, params = _contiguous(rows), _contiguous(params)
+    return run(expression, Algebra(algebra), grad, out, scales, rows, params, normalize, wrt)
+
+
+def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
 
 
 def _forward_fake(rows, params, expression, algebra, normalize, eps):
@@ -78,7 +86,8 @@ class _Forward(torch.autograd.Function):
         rows, params = list(tensors[:count]), list(tensors[count:])
         with torch._C._AutoDispatchBelowAutograd():
             out, scales = torch.ops.cliffnn.geometric_op.default(rows, params, expression, algebra, normalize, eps)
-        ctx.save_for_backward(out, scales, *tensors)
+        # without the norm nothing needs the result, which may then be changed in place
+        ctx.save_for_backward(out if normalize else scales, scales, *tensors)
         ctx.mark_non_differentiable(scales)
         ctx.set_materialize_grads(False)
         ctx.arguments = count, expression, algebra, normalize, eps

@@ -109,7 +109,10 @@ class Trace:
         coefficients = {self._position[key]: _polynomial(value) for key, value in mv.items()}
         names = tuple(f"{name}{index}" for index in range(len(self._keys)))
         for index, symbol in enumerate(names):
-            self.builder.assign(symbol, coefficients.get(index, Polynomial([])))
+            if not coefficients.get(index):
+                blade = self.algebra.blades[index]
+                raise NotImplementedError(f"the {blade} blade of an expression is always zero: it cannot be generated")
+            self.builder.assign(symbol, coefficients[index])
         return {name: names}
 
     def _declare(self, name: str, count: int) -> list[RationalPolynomial]:

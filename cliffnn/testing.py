@@ -175,6 +175,8 @@ def assert_equivariant(
     ------
     AssertionError
         If the error in any grade is above the tolerance, or not a number; the message lists it by grade.
+    ValueError
+        If there is nothing to test: no inputs, no versors, or inputs that are no multivectors.
 
     Examples
     --------
@@ -184,6 +186,19 @@ def assert_equivariant(
     >>> assert_equivariant(SGPNormBlock(8, "R1,3"), "R1,3", torch.randn(5, 16, 8))
     """
     algebra = Algebra(algebra)
+    if not any(algebra.signature):
+        raise ValueError(
+            f"algebra: got {algebra.name}, wanted one with an invertible vector: there is no versor to try"
+        )
+    odd = tuple(odd)
+    if not inputs or not odd or samples < 1:
+        raise ValueError(
+            f"nothing to test: got {len(inputs)} inputs, odd={odd}, samples={samples}, wanted at least one of each"
+        )
+    for index, x in enumerate(inputs):
+        if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[-2] != len(algebra):
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"inputs[{index}]: got {got}, wanted (..., {len(algebra)} blades, channels)")
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(x.detach().double() for x in inputs)
     if isinstance(function, nn.Module):

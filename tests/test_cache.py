@@ -1,5 +1,7 @@
 """Generated code on disk: found again, verified, and never the reason that something fails."""
 
+import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -61,7 +63,7 @@ def test_unwritable_folder_works_with_one_warning(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CLIFFNN_CACHE_DIR", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(cache, "_modules", {})
-    cache._writable.cache_clear()
+    cache._warn_once.cache_clear()
     x = torch.randn(3, 4, 2)
     with pytest.warns(UserWarning, match="cannot be written") as caught:
         out = F.gelu(x, "R2")
@@ -72,11 +74,45 @@ def test_unwritable_folder_works_with_one_warning(tmp_path, monkeypatch):
     assert torch.equal(out, x * 0.5 * (1 + torch.erf(x[:, :1] * 0.5**0.5)))
 
 
-def test_files_are_whole_or_absent(fresh):
+def test_files_are_whole_or_absent(fresh, monkeypatch):
+    """A full disk or a kill leaves nothing behind."""
+    fresh.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            cache.load("some_name", lambda: "value = 1\n")
+    assert list(fresh.iterdir()) == []
     cache.load("some_name", lambda: "value = 1\n")
     (path,) = fresh.iterdir()
-    assert not path.name.startswith(".")
-    assert stat.S_ISREG(path.stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_folder_that_vanishes_is_made_again(fresh):
+    cache.load("some_name", lambda: "value = 1\n")
+    shutil.rmtree(fresh)
+    assert cache.load("other_name", lambda: "value = 2\n").value == 2
+
+
+def test_processes_and_threads_that_start_at_once(tmp_path):
+    """All meet an empty folder; all get the same result."""
+    script = """
+import threading, torch
+from cliffnn import functional as F
+results = []
+x = torch.ones(2, 8, 3)
+work = lambda: results.append(F.geometric_product(x, x, "R3").sum().item())
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads], [t.join() for t in threads]
+assert len(results) == 4 and len(set(results)) == 1
+print(results[0])
+"""
+    environment = {**os.environ, "CLIFFNN_CACHE_DIR": str(tmp_path)}
+    run = [sys.executable, "-c", script]
+    processes = [subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(set(outputs)) == 1
+    assert all(not path.name.startswith(".") for path in tmp_path.iterdir())
 
 
 def test_import_generates_and_compiles_nothing(tmp_path):

@@ -108,3 +108,20 @@ def test_fused_equals_the_composition(device, algebra, normalize):
     reference.assert_correct(
         lambda x, y, weight: F.gelu_sgp_norm(x, y, weight, algebra, normalize), composition, inputs
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_second_derivatives_on_the_null_cone(dtype):
+    """The second derivative is that of the first one, where the sign of a vanishing q counts as zero.
+
+    With all channels light-like, the norm of that grade is a constant: first derivatives are the factor itself,
+    and there is no second.
+    """
+    x = torch.zeros(1, 16, 3, dtype=dtype)
+    x[0, 1:5] = torch.tensor([[5.1, 13.7, 2.9], [3.3, 5.2, 2.9], [0, 12.3, 0], [0, 0, 0]])
+    x[0, 1] = x[0, 2:5].square().sum(0).sqrt()
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad((F.rms_norm(x, "R1,3", eps=1.0)[:, 1:5] ** 2).sum() / 2, x, create_graph=True)
+    torch.testing.assert_close(grad[:, 1:5], x[:, 1:5])
+    (second,) = torch.autograd.grad(grad[:, 1:5].sum(), x)
+    torch.testing.assert_close(second[:, 1:5], torch.ones_like(second[:, 1:5]), rtol=1e-4, atol=1e-4)

@@ -168,3 +168,38 @@ def test_reprs():
     assert repr(MVGELU("R2")) == "MVGELU(algebra='R2')"
     assert repr(SGP(4, "R2")) == "SGP(4, algebra='R2')"
     assert repr(MVRMSNorm(algebra="R2")) == "MVRMSNorm(None, algebra='R2', eps=1e-06, elementwise_affine=False)"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    """Layers of float32 run in half precision, and their gradients come back in float32."""
+    model = nn.Sequential(
+        MVLinear(2, 8, "R3"), SGPNormBlock(8, "R3"), MVRMSNorm(8, "R3", elementwise_affine=True), MVGELU("R3")
+    )
+    product = SGP(8, "R3")
+    x = torch.randn(5, 8, 2)
+    exact = model(x)
+    exact = product(exact, exact)
+    with torch.autocast("cpu", dtype):
+        out = model(x)
+        assert out.dtype == dtype
+        out = product(out, out)
+    assert out.dtype == dtype
+    assert (out - exact).norm() < 0.05 * exact.norm()
+    out.float().square().sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_result_without_norm_may_be_changed_in_place():
+    x = torch.randn(3, 4, 2, requires_grad=True)
+    out = SGPNormBlock(2, "R2", normalize=False)(x)
+    out += x
+    out.sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("eps", [-1, "1", None, True])
+def test_wrong_eps(eps):
+    for layer in (SGPNormBlock, MVRMSNorm):
+        with pytest.raises(ValueError, match="eps: got"):
+            layer(4, "R2", eps=eps)

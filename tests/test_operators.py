@@ -436,3 +436,15 @@ def test_layouts(lead):
     assert torch.equal(blades_first, x.movedim(-2, 0))
     assert torch.equal(F.from_channels_first(channels_first), x)
     assert torch.equal(F.from_blades_first(blades_first), x)
+
+
+@no_gpu
+def test_wide_rows_of_large_numbers_in_half_precision():
+    """Before the norm, products of large numbers overflow float16; nothing may be stored in it there."""
+    kernels = importlib.import_module("cliffnn.kernels")
+    algebra = Algebra("R3")
+    x, y = (300 * torch.randn(1, 8, 2100)).half(), (300 * torch.randn(1, 8, 2100)).half()
+    weight = torch.randn(20, 2100).half()
+    out, _ = kernels.forward("gelu_weighted_geometric_product", algebra, [x, y], [weight], True, 1e-6)
+    exact = reference.gelu_sgp_norm(x.double(), y.double(), weight.double(), SIGNATURES["R3"])
+    assert (out - exact).norm() < 1e-3 * exact.norm()

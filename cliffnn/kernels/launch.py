@@ -39,16 +39,22 @@ def forward(
     specification = EXPRESSIONS[expression]
     tensors = dict(zip((*specification.rows, *specification.params), (*rows, *params), strict=True))
     tensors["out"] = out = torch.empty_like(x)
-    tensors["scales"] = scales = x.new_empty(count, len(algebra.grades) if normalize else 0, dtype=compute)
+    scales = x.new_empty(count, len(algebra.grades) if normalize else 0, dtype=compute)
+    if normalize and algebra.normed_grades != algebra.grades:
+        scales.fill_(1)  # the kernels write none where a grade has no norm
+    tensors["scales"] = scales
     tiling = plan.forward_tiling(blades, channels, x.dtype.itemsize)
     kernel = Kernel(expression, algebra, normalize, whole_rows=tiling.whole_rows)
     if not normalize or tiling.whole_rows:
         _launch(kernel, "forward", tiling, tensors, EPS=eps)
         return out, scales
     sums = x.new_empty(tiling.blocks, *scales.shape, dtype=compute)
-    _launch(kernel, "forward", tiling, {**tensors, "scales": sums}, EPS=eps)
+    # not yet normalised, the product may be too large for half precision
+    product = out if out.dtype == compute else torch.empty_like(out, dtype=compute)
+    _launch(kernel, "forward", tiling, {**tensors, "out": product, "scales": sums}, EPS=eps)
     torch.rsqrt(sums.sum(0) / channels + eps, out=scales)
-    _launch(kernel, "scale", plan.scale_tiling(blades, channels), tensors)
+    tensors["product"] = product
+    _launch(Kernel("identity", algebra, True), "scale", plan.scale_tiling(blades, channels), tensors)
     return out, scales
 
 

@@ -93,7 +93,7 @@ def forward_source(kernel: Kernel) -> str:
     spec = kernel.specification
     blades = range(kernel.blades)
     tensors = [*spec.rows, *spec.params, "out"]
-    body = [f"{name} = {_load(kernel, name)}" for name in spec.rows]
+    body = [f"{name} = {_load(name)}" for name in spec.rows]
     for name in spec.rows:
         body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
     body += _weights_of_tile(kernel)
@@ -108,7 +108,7 @@ def forward_source(kernel: Kernel) -> str:
             body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
         else:
             body += [_store_row(kernel, "scales_ptr", k, f"sum{k}") for k in kernel.grades]
-    body += _store(kernel, "out", _names("out", blades))
+    body += _store("out", _names("out", blades))
     return _module(
         f"{kernel.expression} in {kernel.algebra.name}: {spec.function.__doc__}",
         [_function("forward", program), _kernel(kernel, "forward_kernel", tensors, body, constants=["EPS"])],
@@ -116,20 +116,20 @@ def forward_source(kernel: Kernel) -> str:
 
 
 def scale_source(kernel: Kernel) -> str:
-    """The kernel that normalises in place what `forward_source` wrote on blocks of channels."""
+    """The kernel that normalises what `forward_source` wrote on blocks of channels."""
     blades = range(kernel.blades)
     body = [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
-    body += [f"out = {_load(kernel, 'out')}", *_unstack("out", _names("out", blades), "(ROWS, CHANNELS)")]
+    body += [f"product = {_load('product')}", *_unstack("product", _names("out", blades), "(ROWS, CHANNELS)")]
     body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
-    body += _store(kernel, "out", _names("out", blades))
+    body += _store("out", _names("out", blades))
     title = f"multiply each row and grade by its scale, in {kernel.algebra.name}"
-    return _module(title, [_kernel(kernel, "scale_kernel", ["out", "scales"], body, params=False)])
+    return _module(title, [_kernel(kernel, "scale_kernel", ["product", "scales", "out"], body, params=False)])
 
 
 def inner_source(kernel: Kernel) -> str:
     """The kernel that sums, by row and grade, the products of a gradient and a result over blades and channels."""
     blades = range(kernel.blades)
-    body = [f"{name} = {_load(kernel, name)}" for name in ("grad", "out")]
+    body = [f"{name} = {_load(name)}" for name in ("grad", "out")]
     for name in ("grad", "out"):
         body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
     body += [f"sum{k} = {_inner(kernel.algebra, k)}" for k in kernel.grades]
@@ -155,7 +155,7 @@ def backward_source(kernel: Kernel) -> str:
     if kernel.normalize and not recompute:
         reads.append("out")
 
-    body = [f"{name} = {_load(kernel, name)}" for name in ("grad", *reads)]
+    body = [f"{name} = {_load(name)}" for name in ("grad", *reads)]
     body += [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
     body += _unstack("grad", _names("grad_out", blades), "(ROWS, CHANNELS)")
     for name in reads:
@@ -185,7 +185,7 @@ def backward_source(kernel: Kernel) -> str:
     body.append(f"({', '.join(gradients)},) = backward({', '.join(arguments)})")
     for name in kernel.wrt:
         if name in spec.rows:
-            body += _store(kernel, f"grad_{name}", vjp.outputs[f"grad_{name}"])
+            body += _store(f"grad_{name}", vjp.outputs[f"grad_{name}"])
 
     before = [
         f"{symbol} = tl.zeros((ROWS, CHANNELS), COMPUTE)" for name in totals for symbol in vjp.outputs[f"grad_{name}"]
@@ -336,11 +336,11 @@ def _arguments(kernel: Kernel) -> list[str]:
     ]
 
 
-def _load(kernel: Kernel, name: str) -> str:
+def _load(name: str) -> str:
     return f"tl.load({name}_ptr + base + offset, mask, 0.0).to(COMPUTE)"
 
 
-def _store(kernel: Kernel, name: str, symbols) -> list[str]:
+def _store(name: str, symbols) -> list[str]:
     return [
         *_stack(f"{name}_tile", symbols, "(ROWS, CHANNELS)"),
         f"tl.store({name}_ptr + base + offset, {name}_tile, mask)",

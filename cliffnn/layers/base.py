@@ -10,6 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.functional import autocasting
 
 
 class MVLayer(LazyModuleMixin, nn.Module):
@@ -83,6 +84,13 @@ def checked_channels(name: str, value: int | None) -> int | None:
     return value
 
 
+def checked_eps(value: float) -> float:
+    """A number of at least zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"eps: got {value!r}, wanted a number of at least 0")
+    return float(value)
+
+
 def check_input(layer: MVLayer, name: str, x: Tensor, channels: int | None, parameter: Tensor | None = None) -> None:
     """Complain, by the argument's name, about anything but ``(..., blades, channels)`` that the parameter fits."""
     if not isinstance(x, Tensor):
@@ -99,5 +107,5 @@ def check_input(layer: MVLayer, name: str, x: Tensor, channels: int | None, para
         return
     if x.device != parameter.device:
         raise ValueError(f"{name}: got a tensor on {x.device}, wanted {parameter.device}, where the parameters are")
-    if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != parameter.dtype and not autocasting(x.device.type):
         raise TypeError(f"{name}: got {x.dtype}, wanted {parameter.dtype}, the dtype of the parameters")

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
 from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps
 from cliffnn.layers.linear import MVLinear
 from cliffnn.layers.product import initialize_product_weight
 
@@ -72,7 +72,7 @@ class SGPNormBlock(MVLayer):
         super().__init__(algebra)
         self.channels = checked_channels("channels", channels)
         self.normalize = normalize
-        self.eps = eps
+        self.eps = checked_eps(eps)
         self.linear = MVLinear(channels, channels, algebra, bias, device, dtype)
         self.weight = self.parameter((len(self.algebra.paths), self.channels), device, dtype)
         self.finish_init()
@@ -95,4 +95,7 @@ class SGPNormBlock(MVLayer):
         return F.gelu_sgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, algebra={self.algebra.name!r}, normalize={self.normalize}, eps={self.eps}"
+        return (
+            f"{self.channels}, algebra={self.algebra.name!r}, normalize={self.normalize}, eps={self.eps}, "
+            f"bias={self.linear.bias is not None}"
+        )

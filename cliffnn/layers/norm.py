@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
 from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps
 
 
 class MVRMSNorm(MVLayer):
@@ -64,7 +64,7 @@ class MVRMSNorm(MVLayer):
     ):
         super().__init__(algebra)
         self.channels = checked_channels("channels", channels)
-        self.eps = eps
+        self.eps = checked_eps(eps)
         shape = (len(self.algebra.grades), self.channels)
         self.weight = self.parameter(shape, device, dtype) if elementwise_affine else None
         self.finish_init()
@@ -87,7 +87,7 @@ class MVRMSNorm(MVLayer):
         if self.weight is None:
             return out
         grades = zip(self.weight.split(1), self.algebra.grade_sizes, strict=True)
-        return out * torch.cat([of_grade.expand(blades, -1) for of_grade, blades in grades])
+        return out * torch.cat([of_grade.expand(blades, -1) for of_grade, blades in grades]).to(out.dtype)
 
     def extra_repr(self) -> str:
         return (
