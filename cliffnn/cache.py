@@ -18,17 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-# Every file that decides what the generated source says.
-_GENERATOR = (
-    "algebra.py",
-    "cache.py",
-    "codegen.py",
-    "expressions.py",
-    "program.py",
-    "kernels/plan.py",
-    "kernels/schedule.py",
-    "kernels/source.py",
-)
 _lock = threading.RLock()
 _modules: dict[str, ModuleType] = {}
 
@@ -49,10 +38,10 @@ def _temporary_folder() -> Path:
 
 @functools.cache
 def fingerprint() -> str:
-    """Hash of all that decides what is generated from an expression: our generator's source, kingdon's version."""
+    """Hash of all that could decide what is generated from an expression: our source and kingdon's version."""
     digest = hashlib.sha256(importlib.metadata.version("kingdon").encode())
-    for name in _GENERATOR:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

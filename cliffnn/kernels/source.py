@@ -13,6 +13,7 @@ from cliffnn.algebra import Algebra
 from cliffnn.codegen import file_name, programs
 from cliffnn.expressions import EXPRESSIONS, Expression
 from cliffnn.kernels.plan import power_of_two
+from cliffnn.kernels.tiles import load, names, stack, store, sums_over_channels, tuple_of, unstack
 
 _HEADER = '''"""{title}
 
@@ -93,22 +94,22 @@ def forward_source(kernel: Kernel) -> str:
     spec = kernel.specification
     blades = range(kernel.blades)
     tensors = [*spec.rows, *spec.params, "out"]
-    body = [f"{name} = {_load(name)}" for name in spec.rows]
+    body = [f"{name} = {load(name)}" for name in spec.rows]
     for name in spec.rows:
-        body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
+        body += unstack(name, names(name, blades), "(ROWS, CHANNELS)")
     body += _weights_of_tile(kernel)
-    body.append(f"{_tuple('out', blades)} = forward({', '.join(_arguments(kernel))})")
+    body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
     if kernel.normalize:
         tensors.append("scales")
         body += [f"sum{k} = tl.abs({_quadratic_form(kernel.algebra, k, 'out')})" for k in kernel.grades]
-        body += _sums_over_channels(kernel.grades)
+        body += sums_over_channels(kernel.grades)
         if kernel.whole_rows:
             body += [f"scale{k} = 1.0 / tl.sqrt(sum{k} / channels + EPS)" for k in kernel.grades]
             body += [_store_row(kernel, "scales_ptr", k, f"scale{k}") for k in kernel.grades]
             body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
         else:
             body += [_store_row(kernel, "scales_ptr", k, f"sum{k}") for k in kernel.grades]
-    body += _store("out", _names("out", blades))
+    body += store("out", names("out", blades))
     return _module(
         f"{kernel.expression} in {kernel.algebra.name}: {spec.function.__doc__}",
         [_function("forward", program), _kernel(kernel, "forward_kernel", tensors, body, constants=["EPS"])],
@@ -119,9 +120,9 @@ def scale_source(kernel: Kernel) -> str:
     """The kernel that normalises what `forward_source` wrote on blocks of channels."""
     blades = range(kernel.blades)
     body = [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
-    body += [f"product = {_load('product')}", *_unstack("product", _names("out", blades), "(ROWS, CHANNELS)")]
+    body += [f"product = {load('product')}", *unstack("product", names("out", blades), "(ROWS, CHANNELS)")]
     body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
-    body += _store("out", _names("out", blades))
+    body += store("out", names("out", blades))
     title = f"multiply each row and grade by its scale, in {kernel.algebra.name}"
     return _module(title, [_kernel(kernel, "scale_kernel", ["product", "scales", "out"], body, params=False)])
 
@@ -129,11 +130,11 @@ def scale_source(kernel: Kernel) -> str:
 def inner_source(kernel: Kernel) -> str:
     """The kernel that sums, by row and grade, the products of a gradient and a result over blades and channels."""
     blades = range(kernel.blades)
-    body = [f"{name} = {_load(name)}" for name in ("grad", "out")]
+    body = [f"{name} = {load(name)}" for name in ("grad", "out")]
     for name in ("grad", "out"):
-        body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
+        body += unstack(name, names(name, blades), "(ROWS, CHANNELS)")
     body += [f"sum{k} = {_inner(kernel.algebra, k)}" for k in kernel.grades]
-    body += _sums_over_channels(kernel.grades)
+    body += sums_over_channels(kernel.grades)
     body += [_store_row(kernel, "inner_ptr", k, f"sum{k}") for k in kernel.grades]
     title = f"sums over blades and channels of gradient times result, by grade, in {kernel.algebra.name}"
     tensors = ["grad", "out", "inner"]
@@ -155,18 +156,18 @@ def backward_source(kernel: Kernel) -> str:
     if kernel.normalize and not recompute:
         reads.append("out")
 
-    body = [f"{name} = {_load(name)}" for name in ("grad", *reads)]
+    body = [f"{name} = {load(name)}" for name in ("grad", *reads)]
     body += [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
-    body += _unstack("grad", _names("grad_out", blades), "(ROWS, CHANNELS)")
+    body += unstack("grad", names("grad_out", blades), "(ROWS, CHANNELS)")
     for name in reads:
-        body += _unstack(name, _names(name, blades), "(ROWS, CHANNELS)")
+        body += unstack(name, names(name, blades), "(ROWS, CHANNELS)")
     body += _weights_of_tile(kernel)
     if recompute:
-        body.append(f"{_tuple('out', blades)} = forward({', '.join(_arguments(kernel))})")
+        body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
         body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(algebra, k)]
     if kernel.whole_rows:
         body += [f"sum{k} = {_inner(algebra, k, 'grad_out')}" for k in kernel.grades]
-        body += _sums_over_channels(kernel.grades)
+        body += sums_over_channels(kernel.grades)
     else:
         body += [f"sum{k} = {_load_row(kernel, 'inner_ptr', k)}" for k in kernel.grades]
     for k in kernel.grades:
@@ -179,13 +180,13 @@ def backward_source(kernel: Kernel) -> str:
     gradients = [symbol for name in kernel.wrt for symbol in vjp.outputs[f"grad_{name}"]]
     totals = [name for name in kernel.wrt if name in spec.params]
     arguments += [
-        _tuple("grad_out", blades),
-        *(_tuple(f"grad_{name}", range(kernel.paths)) for name in totals),
+        tuple_of("grad_out", blades),
+        *(tuple_of(f"grad_{name}", range(kernel.paths)) for name in totals),
     ]
     body.append(f"({', '.join(gradients)},) = backward({', '.join(arguments)})")
     for name in kernel.wrt:
         if name in spec.rows:
-            body += _store(f"grad_{name}", vjp.outputs[f"grad_{name}"])
+            body += store(f"grad_{name}", vjp.outputs[f"grad_{name}"])
 
     before = [
         f"{symbol} = tl.zeros((ROWS, CHANNELS), COMPUTE)" for name in totals for symbol in vjp.outputs[f"grad_{name}"]
@@ -194,7 +195,7 @@ def backward_source(kernel: Kernel) -> str:
     for name in totals:
         symbols = vjp.outputs[f"grad_{name}"]
         after += [f"{symbol} = tl.sum({symbol}, 0)" for symbol in symbols]
-        after += _stack(f"grad_{name}", symbols, "(CHANNELS,)")
+        after += stack(f"grad_{name}", symbols, "(CHANNELS,)")
         padded = power_of_two(kernel.paths)
         after += [
             f"path = tl.arange(0, {padded})[None, :]",
@@ -321,29 +322,10 @@ def _symbols(value) -> tuple[str, ...]:
     return tuple(factor for monomial in value.args for factor in monomial[1:])
 
 
-def _names(name: str, indices) -> list[str]:
-    return [f"{name}{index}" for index in indices]
-
-
-def _tuple(name: str, indices) -> str:
-    return f"({', '.join(_names(name, indices))},)"
-
-
 def _arguments(kernel: Kernel) -> list[str]:
     spec = kernel.specification
-    return [_tuple(name, range(kernel.blades)) for name in spec.rows] + [
-        _tuple(name, range(kernel.paths)) for name in spec.params
-    ]
-
-
-def _load(name: str) -> str:
-    return f"tl.load({name}_ptr + base + offset, mask, 0.0).to(COMPUTE)"
-
-
-def _store(name: str, symbols) -> list[str]:
-    return [
-        *_stack(f"{name}_tile", symbols, "(ROWS, CHANNELS)"),
-        f"tl.store({name}_ptr + base + offset, {name}_tile, mask)",
+    return [tuple_of(name, range(kernel.blades)) for name in spec.rows] + [
+        tuple_of(name, range(kernel.paths)) for name in spec.params
     ]
 
 
@@ -352,12 +334,12 @@ def _weights_of_tile(kernel: Kernel) -> list[str]:
     lines = []
     padded = power_of_two(kernel.paths)
     for name in kernel.specification.params if not kernel.weights_once else ():
-        symbols = _names(name, range(padded))
+        symbols = names(name, range(padded))
         lines += [
             f"path = tl.arange(0, {padded})[None, :]",
             f"{name} = tl.load({name}_ptr + path * channels + channel[:, None], "
             f"(channel < channels)[:, None] & (path < {kernel.paths}), 0.0).to(COMPUTE)",
-            *_unstack(name, symbols, "(CHANNELS,)"),
+            *unstack(name, symbols, "(CHANNELS,)"),
             *(f"{symbol} = {symbol}[None, :]" for symbol in symbols[: kernel.paths]),
         ]
     return lines
@@ -378,42 +360,6 @@ def _store_row(kernel: Kernel, pointer: str, grade: int, value: str) -> str:
     return f"tl.store(({_row_address(kernel, pointer, grade)}{table})[:, None], {value}, valid[:, None])"
 
 
-def _unstack(tile: str, symbols: list[str], shape: str) -> list[str]:
-    """Take a tile ``(*shape, len(symbols))``, the length a power of two, apart along its last axis."""
-    if len(symbols) == 1:
-        return [f"{symbols[0]} = tl.reshape({tile}, {shape})"]
-    bits = (len(symbols) - 1).bit_length()
-    lines = [f"{tile}_ = tl.reshape({tile}, {shape} + {(2,) * bits})"]
-
-    def split(name: str, low_bits: str) -> None:
-        if len(low_bits) == bits - 1:
-            lines.append(f"{symbols[int('0' + low_bits, 2)]}, {symbols[int('1' + low_bits, 2)]} = tl.split({name})")
-            return
-        halves = [f"{tile}_{bit}{low_bits}" for bit in "01"]
-        lines.append(f"{', '.join(halves)} = tl.split({name})")
-        for half, bit in zip(halves, "01", strict=True):
-            split(half, bit + low_bits)
-
-    split(f"{tile}_", "")
-    return lines
-
-
-def _stack(tile: str, symbols, shape: str) -> list[str]:
-    """Put names together to a tile along a new last axis, padded to a power of two with copies of the first."""
-    symbols = [*symbols]
-    length = power_of_two(len(symbols))
-    level = symbols + [symbols[0]] * (length - len(symbols))
-    lines = []
-    depth = 0
-    while len(level) > 1:
-        half = len(level) // 2
-        joined = [f"{tile}_{depth}_{index}" for index in range(half)]
-        lines += [f"{joined[i]} = tl.join({level[i]}, {level[i + half]})" for i in range(half)]
-        level, depth = joined, depth + 1
-    lines.append(f"{tile} = tl.reshape({level[0]}, {shape} + ({length},))")
-    return lines
-
-
 def _blades_of(algebra: Algebra, grade: int) -> range:
     blades = algebra.grade_slices[grade]
     return range(blades.start, blades.stop)
@@ -430,18 +376,6 @@ def _quadratic_form(algebra: Algebra, grade: int, name: str) -> str:
 
 def _inner(algebra: Algebra, grade: int, grad: str = "grad") -> str:
     return " + ".join(f"{grad}{b} * out{b}" for b in _blades_of(algebra, grade))
-
-
-def _sums_over_channels(grades: tuple[int, ...]) -> list[str]:
-    """Reduce ``sum0, sum1, ...`` from ``(ROWS, CHANNELS)`` to ``(ROWS, 1)``, all in one reduction."""
-    if not grades:
-        return []
-    names = [f"sum{k}" for k in grades]
-    padded = names + [f"_sum{index}" for index in range(len(names), power_of_two(len(names)))]
-    lines = _stack("sums", names, "(ROWS, CHANNELS)")
-    lines.append("sums = tl.sum(sums, 1)")
-    lines += _unstack("sums", padded, "(ROWS,)")
-    return lines + [f"{name} = {name}[:, None]" for name in names]
 
 
 def _gradient_before_norm(algebra: Algebra, grade: int) -> list[str]:
