@@ -65,6 +65,10 @@ class Algebra:
         if signature not in cls._instances:
             self = super().__new__(cls)
             self.__dict__.update(zip("pqr", signature, strict=True))
+            # Python 3.11's cached_property takes a lock at first use, which torch.compile can't trace; so use it now
+            for name, attribute in vars(cls).items():
+                if isinstance(attribute, cached_property) and name not in ("kingdon", "products"):
+                    getattr(self, name)
             # setdefault: of two threads meeting an algebra first, both get the same object
             cls._instances.setdefault(signature, self)
         return cls._instances[signature]

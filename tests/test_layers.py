@@ -203,3 +203,16 @@ def test_wrong_eps(eps):
     for layer in (SGPNormBlock, MVRMSNorm):
         with pytest.raises(ValueError, match="eps: got"):
             layer(4, "R2", eps=eps)
+
+
+def test_compiled_before_anything_else():
+    """An algebra that nothing has met yet is traced all the same, forward and backward."""
+    model = nn.Sequential(MVLinear(2, 4, "R1,0,1"), SGPNormBlock(4, "R1,0,1"))
+    x = torch.randn(3, 4, 2)
+    out = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(out, model(x))
+    out.sum().backward()
+    compiled = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    model(x).sum().backward()
+    torch.testing.assert_close([p.grad for p in model.parameters()], compiled)
