@@ -1,11 +1,9 @@
-"""Kernels found, compiled on first use, and launched."""
+"""The kernels of an expression: found, compiled on first use, and launched."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,10 +16,56 @@ from cliffnn.expressions import EXPRESSIONS
 from cliffnn.generated import compute_dtype, sign_tolerance
 from cliffnn.kernels import plan, source
 from cliffnn.kernels.plan import Tiling
+from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.source import Kernel
+from cliffnn.kernels.sums import sums
 
-# How many blades a kernel has at most whose gradients are computed all together, with what it can hold.
-_SMALL = 8
+
+class Launch:
+    """A kernel on tiles of rows of so many channels.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    kind : str
+        ``"forward"``, ``"scale"``, ``"inner"`` or ``"backward"``.
+    tiling : Tiling
+    channels : int
+    dtype : torch.dtype
+        Of the rows.
+    **constants
+        Others that the kernel takes.
+    """
+
+    def __init__(self, kernel: Kernel, kind: str, tiling: Tiling, channels: int, dtype: torch.dtype, **constants: Any):
+        generate = getattr(source, f"{kind}_source")
+        module = cache.load(kernel.name(kind), lambda: generate(kernel))
+        self.tiling = tiling
+        self.tensors: tuple[str, ...] = module.TENSORS
+        self._run = Prepared(
+            getattr(module, f"{kind}_kernel"),
+            {
+                "channels": channels,
+                **constants,
+                "ROWS": tiling.rows,
+                "CHANNELS": tiling.channels,
+                "VECTOR": tiling.vector,
+                "STAGES": tiling.stages,
+                "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
+            },
+            tiling.warps,
+        )
+
+    def programs(self, rows: int, device: torch.device) -> int:
+        """How many programs share the rows."""
+        tiles = max(1, -(-rows // self.tiling.rows))
+        if self.tiling.resident is None:
+            return tiles
+        return max(1, min(tiles, multiprocessors(device) * self.tiling.resident // self.tiling.blocks))
+
+    def __call__(self, tensors: Mapping[str, Tensor], rows: int) -> None:
+        arguments = [tensors[name] for name in self.tensors]
+        self._run((self.programs(rows, arguments[0].device), self.tiling.blocks, 1), arguments, rows)
 
 
 def forward(
@@ -34,28 +78,43 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """See `cliffnn.generated.forward`."""
     x = rows[0]
-    count, blades, channels = x.shape
-    compute = compute_dtype(x.dtype)
+    count, _, channels = x.shape
     specification = EXPRESSIONS[expression]
     tensors = dict(zip((*specification.rows, *specification.params), (*rows, *params), strict=True))
     tensors["out"] = out = torch.empty_like(x)
-    scales = x.new_empty(count, len(algebra.grades) if normalize else 0, dtype=compute)
+    scales = x.new_empty(count, len(algebra.grades) if normalize else 0, dtype=compute_dtype(x.dtype))
     if normalize and algebra.normed_grades != algebra.grades:
         scales.fill_(1)  # the kernels write none where a grade has no norm
     tensors["scales"] = scales
-    tiling = plan.forward_tiling(blades, channels, x.dtype.itemsize)
-    kernel = Kernel(expression, algebra, normalize, whole_rows=tiling.whole_rows)
-    if not normalize or tiling.whole_rows:
-        _launch(kernel, "forward", tiling, tensors, EPS=eps)
+    if count == 0:
         return out, scales
-    sums = x.new_empty(tiling.blocks, *scales.shape, dtype=compute)
+    first, scale = _forward_launches(expression, algebra, normalize, eps, channels, x.dtype)
+    if scale is None:
+        first(tensors, count)
+        return out, scales
+    table = x.new_empty(first.tiling.blocks, *scales.shape, dtype=scales.dtype)
     # not yet normalised, the product may be too large for half precision
-    product = out if out.dtype == compute else torch.empty_like(out, dtype=compute)
-    _launch(kernel, "forward", tiling, {**tensors, "out": product, "scales": sums}, EPS=eps)
-    torch.rsqrt(sums.sum(0) / channels + eps, out=scales)
-    tensors["product"] = product
-    _launch(Kernel("identity", algebra, True), "scale", plan.scale_tiling(blades, channels), tensors)
+    product = out if out.dtype == scales.dtype else torch.empty_like(out, dtype=scales.dtype)
+    first({**tensors, "out": product, "scales": table}, count)
+    normed = len(algebra.normed_grades)  # the lowest; the others, of null blades alone, keep their scale of 1
+    torch.rsqrt(table.sum(0)[:, :normed] / channels + eps, out=scales[:, :normed])
+    scale({"product": product, "scales": scales, "out": out}, count)
     return out, scales
+
+
+@functools.cache
+def _forward_launches(
+    expression: str, algebra: Algebra, normalize: bool, eps: float, channels: int, dtype: torch.dtype
+) -> tuple[Launch, Launch | None]:
+    """The kernel, and one that normalises what it left unfinished."""
+    blades = len(algebra)
+    tiling = plan.forward_tiling(blades, channels, dtype.itemsize)
+    kernel = Kernel(expression, algebra, normalize, whole_rows=tiling.whole_rows, loop=tiling.resident is not None)
+    first = Launch(kernel, "forward", tiling, channels, dtype, EPS=eps)
+    if tiling.whole_rows or not normalize:
+        return first, None
+    kernel = Kernel("identity", algebra, True, loop=False)
+    return first, Launch(kernel, "scale", plan.scale_tiling(blades, channels), channels, dtype)
 
 
 def backward(
@@ -70,100 +129,62 @@ def backward(
     wrt: Sequence[bool],
 ) -> list[Tensor]:
     """See `cliffnn.generated.backward`."""
-    blades, channels = grad.shape[-2:]
+    count, _, channels = grad.shape
     compute = compute_dtype(grad.dtype)
-    tiling = plan.backward_tiling(blades, channels, grad.dtype.itemsize)
-    small = blades <= _SMALL
     specification = EXPRESSIONS[expression]
     sources = dict(zip((*specification.rows, *specification.params), (*rows, *params), strict=True))
-    chosen = [name for name, wanted in zip(sources, wrt, strict=True) if wanted]
-    programs = _programs(tiling, grad)
-
+    chosen = tuple(name for name, wanted in zip(sources, wrt, strict=True) if wanted)
+    if count == 0:
+        return [torch.zeros_like(sources[name]) for name in chosen]
+    inner, launches = _backward_launches(expression, algebra, normalize, chosen, channels, grad.dtype)
+    programs = launches[0].programs(count, grad.device)
     tensors = {**sources, "grad": grad, "out": out, "scales": scales}
     for name in chosen:
-        gradient = torch.empty_like(sources[name])
-        if name in specification.params:
-            # each program writes its share, and shares are added in a fixed order: the same bits in every run
-            gradient = grad.new_empty(programs, *gradient.shape, dtype=compute)
-        tensors[f"grad_{name}"] = gradient
-    whole_rows = tiling.whole_rows
-    if normalize and not whole_rows:
-        tensors["inner"] = _inner(algebra, grad, out)
-    for group in _groups(algebra, chosen):
-        kernel = Kernel(expression, algebra, normalize, group, whole_rows, recompute=small, weights_once=small)
-        _launch(kernel, "backward", tiling, tensors, TOLERANCE=sign_tolerance(compute if small else grad.dtype))
+        source_ = sources[name]
+        tensors[f"grad_{name}"] = (
+            # each program writes its share
+            grad.new_empty(1, programs, *source_.shape, dtype=compute)
+            if name in specification.params
+            else torch.empty_like(source_)
+        )
+    if inner is not None:
+        table = grad.new_empty(inner.tiling.blocks, count, len(algebra.grades), dtype=compute)
+        inner({"grad": grad, "out": out, "inner": table}, count)
+        tensors["inner"] = table[0] if inner.tiling.whole_rows else table.sum(0)
+    for launch in launches:
+        launch(tensors, count)
     return [
-        tensors[f"grad_{name}"].sum(0).to(sources[name].dtype)
+        sums(tensors[f"grad_{name}"], (0, 1), sources[name].dtype)[0]
         if name in specification.params
         else tensors[f"grad_{name}"]
         for name in chosen
     ]
 
 
-def _groups(algebra: Algebra, names: list[str]) -> list[tuple[str, ...]]:
+@functools.cache
+def _backward_launches(
+    expression: str, algebra: Algebra, normalize: bool, wrt: tuple[str, ...], channels: int, dtype: torch.dtype
+) -> tuple[Launch | None, list[Launch]]:
+    """The kernel that sums what the norm's gradient needs, if another has to, and those of the gradients."""
+    blades = len(algebra)
+    tiling = plan.backward_tiling(blades, channels, dtype.itemsize)
+    tolerance = sign_tolerance(compute_dtype(dtype) if tiling.recompute else dtype)
+    inner = None
+    if normalize and not tiling.whole_rows:
+        inner_tiling = plan.inner_tiling(blades, channels)
+        kernel = Kernel("identity", algebra, True, whole_rows=inner_tiling.whole_rows, loop=False)
+        inner = Launch(kernel, "inner", inner_tiling, channels, dtype)
+    launches = []
+    for group in _groups(expression, algebra, wrt):
+        kernel = Kernel(expression, algebra, normalize, group, tiling.whole_rows, tiling.recompute)
+        launches.append(Launch(kernel, "backward", tiling, channels, dtype, TOLERANCE=tolerance))
+    return inner, launches
+
+
+def _groups(expression: str, algebra: Algebra, wrt: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Which gradients are computed by one kernel: all, or what the registers hold."""
     if len(algebra) <= 16:
-        return [tuple(names)]
-    return [(name,) for name in names]
-
-
-def _inner(algebra: Algebra, grad: Tensor, out: Tensor) -> Tensor:
-    """The sums over blades and channels of gradient times result, ``(rows, grades)``."""
-    count, blades, channels = grad.shape
-    tiling = plan.inner_tiling(blades, channels)
-    kernel = Kernel("identity", algebra, True, whole_rows=tiling.whole_rows)
-    sums = grad.new_empty(tiling.blocks, count, len(algebra.grades), dtype=compute_dtype(grad.dtype))
-    _launch(kernel, "inner", tiling, {"grad": grad, "out": out, "inner": sums})
-    return sums[0] if tiling.whole_rows else sums.sum(0)
-
-
-def _launch(kernel: Kernel, kind: str, tiling: Tiling, tensors: Mapping[str, Tensor], **constants: Any) -> None:
-    """Run a kernel on the tensors that its source names, all shaped as the first."""
-    module = _module(kernel, kind)
-    arguments = [tensors[name] for name in module.TENSORS]
-    first = arguments[0]
-    count, _, channels = first.shape
-    if count == 0:
-        # nothing is read, and what is summed over rows is zero
-        for name in kernel.wrt:
-            tensors[f"grad_{name}"].zero_()
-        return
-    with _device_of(first):
-        getattr(module, f"{kind}_kernel")[(_programs(tiling, first), tiling.blocks)](
-            *arguments,
-            count,
-            channels,
-            **constants,
-            ROWS=tiling.rows,
-            CHANNELS=tiling.channels,
-            STAGES=tiling.stages,
-            COMPUTE=tl.float64 if compute_dtype(first.dtype) == torch.float64 else tl.float32,
-            num_warps=tiling.warps,
-        )
-
-
-def _programs(tiling: Tiling, like: Tensor) -> int:
-    """How many programs share the rows."""
-    tiles = max(1, -(-like.shape[0] // tiling.rows))
-    if tiling.resident is None:
-        return tiles
-    return max(1, min(tiles, _multiprocessors(like.device) * tiling.resident // tiling.blocks))
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).multi_processor_count
-    return 1
-
-
-def _device_of(tensor: Tensor) -> AbstractContextManager:
-    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
-    return nullcontext()
-
-
-@functools.cache
-def _module(kernel: Kernel, kind: str) -> ModuleType:
-    generate = getattr(source, f"{kind}_source")
-    return cache.load(kernel.name(kind), lambda: generate(kernel))
+        return [wrt]
+    params = EXPRESSIONS[expression].params
+    groups = [tuple(name for name in wrt if (name in params) == summed) for summed in (False, True)]
+    return [group for group in groups if group]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # A row of more elements than this does not fit the registers of a program.
-_WIDEST_ROW = 16384
+_WIDEST_ROW = 8192
 _SHARED_MEMORY = 200 * 1024
 
 
@@ -22,18 +22,26 @@ class Tiling:
         Of a tile, powers of two.
     blocks : int
         How many tiles make a row.
-    warps, stages : int
-        Warps of a program, and how many tiles it has in flight.
+    warps : int
+        Of a program.
+    vector : int
+        How many neighbouring channels a thread loads and stores at once.
+    stages : int
+        How many tiles a program has in flight.
     resident : int or None
         How many programs a multiprocessor should hold, each going over many tiles; None: a program for each tile.
+    recompute : bool
+        Whether a backward computes the normalised result anew instead of reading it.
     """
 
     rows: int
     channels: int
     blocks: int
     warps: int
+    vector: int = 1
     stages: int = 1
     resident: int | None = None
+    recompute: bool = True
 
     @property
     def whole_rows(self) -> bool:
@@ -48,16 +56,19 @@ def power_of_two(number: int) -> int:
 def _tiling(
     channels: int,
     widest: int,
+    per_thread: int,
     warps: tuple[int, int],
-    per_thread: int = 1,
     stages: int = 1,
     resident_warps: int | None = None,
     tile_bytes: int = 0,
+    vector: int | None = None,
+    recompute: bool = True,
 ) -> Tiling:
     """Tiles at most ``widest`` channels wide, with ``per_thread`` channels a thread.
 
     ``warps`` are the least and the most of a program; ``tile_bytes``, what is in flight for a row and channel,
-    bounds the stages.
+    bounds the stages. A ``vector`` of ``per_thread`` channels, the default, gives a thread all blades of what it
+    loads, which saves all exchange between threads; a wider one moves more at once.
     """
     width = min(power_of_two(channels), widest)
     least, most = warps
@@ -65,44 +76,49 @@ def _tiling(
     rows = max(1, 32 * count * per_thread // width)
     fitting = _SHARED_MEMORY // max(1, tile_bytes * rows * width)
     resident = None if resident_warps is None else max(1, resident_warps // count)
-    return Tiling(rows, width, -(-channels // width), count, max(1, min(stages, fitting)), resident)
+    if vector is None:
+        vector = max(1, min(rows * width // (32 * count), width))
+    return Tiling(rows, width, -(-channels // width), count, vector, max(1, min(stages, fitting)), resident, recompute)
 
 
 def forward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
     """Whole rows, unless they are too wide."""
+    elements = blades * power_of_two(channels) * (2 if itemsize == 8 else 1)
+    if elements > _WIDEST_ROW:
+        return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
     width = power_of_two(channels)
-    widest = _WIDEST_ROW // blades
-    if width > widest:
-        return _tiling(channels, max(32, 4096 // blades), (4, 4))
-    if blades <= 8 and (blades <= 4 or width < 128):
-        return _tiling(channels, widest, (2 if width <= 64 else 4, 16), per_thread=4 if width > 256 else 2)
-    # asynchronous copies move at least four bytes, so half precision wants more channels a thread
-    per_thread = 1 if itemsize >= 4 else 4
-    least = 8 if blades <= 8 and per_thread == 1 else 4
-    resident_warps = 16 if blades <= 8 else 12
-    return _tiling(channels, widest, (least, 32), per_thread, 3, resident_warps, 2 * blades * itemsize)
+    if blades <= 8 and (itemsize == 2 or (elements > 4096 and itemsize == 4)):
+        # asynchronous copies, of at least four bytes, while the tile before is computed
+        resident_warps = 8 if blades > 4 else 16
+        return _tiling(channels, width, 4, (1, 8), 3, resident_warps, 2 * blades * itemsize)
+    per_thread = max(1, 8 // blades)
+    least = {True: 1, blades <= 4: 2, blades == 8: 4}[True]
+    return _tiling(channels, width, per_thread, (least, 16))
 
 
 def scale_tiling(blades: int, channels: int) -> Tiling:
-    return _tiling(channels, max(32, 4096 // blades), (4, 4))
+    return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
 
 
 def inner_tiling(blades: int, channels: int) -> Tiling:
-    return _tiling(channels, max(32, 8192 // blades), (1, 16), per_thread=2)
+    return _tiling(channels, max(32, 8192 // blades), 2, (1, 16))
 
 
 def backward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
     """Whole rows where they are narrow, so that the norm's means over the channels cost nothing; else blocks."""
     width = power_of_two(channels)
-    per_thread = 1 if itemsize >= 4 else 2
+    elements = blades * width * (2 if itemsize == 8 else 1)
+    tile_bytes = (3 if blades <= 8 else 4) * blades * itemsize
     if blades <= 8:
-        tile_bytes = 3 * blades * itemsize
-        if blades * width * max(itemsize, 4) <= 8192:
-            return _tiling(channels, width, (4, 16), per_thread, 3, 8 if blades > 4 else 16, tile_bytes)
-        warps = 4 if itemsize >= 4 else 1
-        return _tiling(channels, 32 * warps * per_thread, (warps, warps), per_thread, 3, 12, tile_bytes)
-    tile_bytes = 4 * blades * itemsize
-    widest = 128 if blades <= 16 and itemsize <= 4 else 32
-    if width <= widest:
-        return _tiling(channels, width, (2, 4), per_thread, 2, 8, tile_bytes)
-    return _tiling(channels, 64 // max(1, itemsize // 4), (2, 2), 1, 2, 8, tile_bytes)
+        resident_warps = 8 if blades > 4 else 16
+        if elements > 4096:
+            return _tiling(channels, 64, 2, (1, 1), 3, resident_warps, tile_bytes)
+        if itemsize == 2:
+            # with half the bytes to read, reading the result is cheaper than computing it, if a row is wide
+            recompute = elements < 1024
+            return _tiling(channels, width, 2, (1, 8), 3, resident_warps, tile_bytes, recompute=recompute)
+        per_thread = 2 if elements > 2048 else 1
+        return _tiling(channels, width, per_thread, (1, 16), 3, resident_warps, tile_bytes)
+    widest = width if elements <= 4096 else 32
+    wide = 16 // itemsize
+    return _tiling(channels, widest, 1, (1, 8), 2, 8, tile_bytes, vector=wide, recompute=False)

@@ -1,7 +1,8 @@
 """Triton kernels printed as source, for a person to read.
 
-A program of a kernel goes over tiles of ``ROWS`` rows and ``CHANNELS`` channels. All blades of a tile come in one
-memory operation and are taken apart by `tl.split`: the compiler's time grows with memory operations times arithmetic.
+A program of a kernel goes over tiles of ``ROWS`` rows and ``CHANNELS`` channels, together ``LANES`` multivectors. All
+blades of a tile come in one memory operation and are taken apart by `tl.split`: the compiler's time grows with memory
+operations times arithmetic. The number of channels is a constant, so blades lie at constant distances.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Written by cliffnn.
 import triton
 import triton.language as tl
 
-from cliffnn.kernels.elementary import normal_cdf, normal_pdf
+from cliffnn.kernels.device import normal_cdf, normal_pdf, to_lanes
 
 '''
 
@@ -44,9 +45,8 @@ class Kernel:
         Whether a tile holds all channels, so that means over the channels need no other kernel.
     recompute : bool
         Whether a backward kernel computes the normalised result anew instead of reading it.
-    weights_once : bool
-        Whether coefficients are loaded once, each by itself, instead of for each tile, all together. That runs
-        faster and compiles slower.
+    loop : bool
+        Whether a program goes over many tiles of rows; else it has one, and takes fewer registers.
     """
 
     expression: str
@@ -55,7 +55,7 @@ class Kernel:
     wrt: tuple[str, ...] = ()
     whole_rows: bool = True
     recompute: bool = True
-    weights_once: bool = True
+    loop: bool = True
 
     @cached_property
     def specification(self) -> Expression:
@@ -79,7 +79,7 @@ class Kernel:
             "norm" if self.normalize else "",
             "rows" if self.whole_rows else "blocks",
             "recompute" if self.wrt and self.recompute else "",
-            "once" if self.weights_once else "",
+            "loop" if self.loop else "",
         ]
         return file_name(self.expression, self.algebra.name, kind, *self.wrt, *filter(None, options), "triton")
 
@@ -96,8 +96,7 @@ def forward_source(kernel: Kernel) -> str:
     tensors = [*spec.rows, *spec.params, "out"]
     body = [f"{name} = {load(name)}" for name in spec.rows]
     for name in spec.rows:
-        body += unstack(name, names(name, blades), "(ROWS, CHANNELS)")
-    body += _weights_of_tile(kernel)
+        body += unstack(name, names(name, blades))
     body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
     if kernel.normalize:
         tensors.append("scales")
@@ -106,6 +105,7 @@ def forward_source(kernel: Kernel) -> str:
         if kernel.whole_rows:
             body += [f"scale{k} = 1.0 / tl.sqrt(sum{k} / channels + EPS)" for k in kernel.grades]
             body += [_store_row(kernel, "scales_ptr", k, f"scale{k}") for k in kernel.grades]
+            body += [f"scale{k} = to_lanes(scale{k}, CHANNELS)" for k in kernel.grades]
             body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
         else:
             body += [_store_row(kernel, "scales_ptr", k, f"sum{k}") for k in kernel.grades]
@@ -120,7 +120,7 @@ def scale_source(kernel: Kernel) -> str:
     """The kernel that normalises what `forward_source` wrote on blocks of channels."""
     blades = range(kernel.blades)
     body = [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
-    body += [f"product = {load('product')}", *unstack("product", names("out", blades), "(ROWS, CHANNELS)")]
+    body += [f"product = {load('product')}", *unstack("product", names("out", blades))]
     body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
     body += store("out", names("out", blades))
     title = f"multiply each row and grade by its scale, in {kernel.algebra.name}"
@@ -132,7 +132,7 @@ def inner_source(kernel: Kernel) -> str:
     blades = range(kernel.blades)
     body = [f"{name} = {load(name)}" for name in ("grad", "out")]
     for name in ("grad", "out"):
-        body += unstack(name, names(name, blades), "(ROWS, CHANNELS)")
+        body += unstack(name, names(name, blades))
     body += [f"sum{k} = {_inner(kernel.algebra, k)}" for k in kernel.grades]
     body += sums_over_channels(kernel.grades)
     body += [_store_row(kernel, "inner_ptr", k, f"sum{k}") for k in kernel.grades]
@@ -158,16 +158,16 @@ def backward_source(kernel: Kernel) -> str:
 
     body = [f"{name} = {load(name)}" for name in ("grad", *reads)]
     body += [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
-    body += unstack("grad", names("grad_out", blades), "(ROWS, CHANNELS)")
+    body += unstack("grad", names("grad_out", blades))
     for name in reads:
-        body += unstack(name, names(name, blades), "(ROWS, CHANNELS)")
-    body += _weights_of_tile(kernel)
+        body += unstack(name, names(name, blades))
     if recompute:
         body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
         body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(algebra, k)]
     if kernel.whole_rows:
         body += [f"sum{k} = {_inner(algebra, k, 'grad_out')}" for k in kernel.grades]
         body += sums_over_channels(kernel.grades)
+        body += [f"sum{k} = to_lanes(sum{k}, CHANNELS)" for k in kernel.grades]
     else:
         body += [f"sum{k} = {_load_row(kernel, 'inner_ptr', k)}" for k in kernel.grades]
     for k in kernel.grades:
@@ -188,19 +188,17 @@ def backward_source(kernel: Kernel) -> str:
         if name in spec.rows:
             body += store(f"grad_{name}", vjp.outputs[f"grad_{name}"])
 
-    before = [
-        f"{symbol} = tl.zeros((ROWS, CHANNELS), COMPUTE)" for name in totals for symbol in vjp.outputs[f"grad_{name}"]
-    ]
+    before = [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for name in totals for symbol in vjp.outputs[f"grad_{name}"]]
     after = []
     for name in totals:
-        symbols = vjp.outputs[f"grad_{name}"]
-        after += [f"{symbol} = tl.sum({symbol}, 0)" for symbol in symbols]
-        after += stack(f"grad_{name}", symbols, "(CHANNELS,)")
+        after += stack(f"grad_{name}", vjp.outputs[f"grad_{name}"])
         padded = power_of_two(kernel.paths)
         after += [
-            f"path = tl.arange(0, {padded})[None, :]",
-            f"tl.store(grad_{name}_ptr + (tl.program_id(0) * {kernel.paths} + path) * channels + channel[:, None], "
-            f"grad_{name}, (channel < channels)[:, None] & (path < {kernel.paths}))",
+            f"grad_{name} = tl.sum(tl.reshape(grad_{name}, (ROWS, CHANNELS, {padded})), 0)",
+            f"path = tl.arange(0, {padded})[:, None]",
+            "channel = tl.multiple_of(tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS), VECTOR)[None, :]",
+            f"tl.store(grad_{name}_ptr + (tl.program_id(0) * {kernel.paths} + path) * channels + channel, "
+            f"tl.trans(grad_{name}), (channel < channels) & (path < {kernel.paths}))",
         ]
     tensors = ["grad", *reads, *spec.params]
     tensors += ["scales"] * kernel.normalize + ["inner"] * (kernel.normalize and not kernel.whole_rows)
@@ -244,11 +242,11 @@ def _kernel(
 
     One that follows a kernel with the same rows begins with the last, which the cache may still hold.
     """
-    constants = [*(constants or ()), "ROWS", "CHANNELS", "STAGES", "COMPUTE"]
+    constants = [*(constants or ()), "ROWS", "CHANNELS", "VECTOR", "STAGES", "COMPUTE"]
     signature = [
         *(f"{tensor}_ptr" for tensor in tensors),
         "rows",
-        "channels",
+        "channels: tl.constexpr",
         *(f"{constant}: tl.constexpr" for constant in constants),
     ]
     blades = kernel.blades
@@ -259,28 +257,36 @@ def _kernel(
         # a batch size that is 1 or a multiple of 16 would else compile anew
         '@triton.jit(do_not_specialize=["rows"])',
         f"def {name}({', '.join(signature)}):",
-        "    row = tl.arange(0, ROWS)",
-        "    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)",
-        "    offset = (",
-        f"        (row[:, None, None] * {blades} + tl.arange(0, {blades})[None, None, :]) * channels",
-        "        + channel[None, :, None]",
-        "    )",
+        "    LANES: tl.constexpr = ROWS * CHANNELS",
+        "    lane = tl.arange(0, LANES)",
+        "    row = lane // CHANNELS",
+        # with no more neighbours at once than a thread computes with, it loads all blades of its lanes itself
+        "    channel = tl.multiple_of(tl.program_id(1) * CHANNELS + lane % CHANNELS, VECTOR)",
+        f"    offset = (row[None, :] * {blades} + tl.arange(0, {blades})[:, None]) * channels + channel[None, :]",
     ]
-    for param in kernel.specification.params if params and kernel.weights_once else ():
+    for param in kernel.specification.params if params else ():
+        padded = power_of_two(kernel.paths)
         lines += [
-            f"    {param}{p} = tl.load({param}_ptr + {p} * channels + channel, channel < channels, 0.0)"
-            ".to(COMPUTE)[None, :]"
-            for p in range(kernel.paths)
+            f"    path = tl.arange(0, {padded})[:, None]",
+            f"    {param} = tl.load({param}_ptr + path * channels + channel[None, :], "
+            f"(path < {kernel.paths}) & (channel < channels)[None, :], 0.0)",
+            f"    {param} = tl.trans({param}).to(COMPUTE)",
+            *(f"    {line}" for line in unstack(param, names(param, range(padded)))),
         ]
     lines += [f"    {line}" for line in before or ()]
     lines += [
-        "    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):",
-        # under the interpreter a loop variable is a plain int, which has no method to widen it
-        f"        first = tl.full((), ROWS, tl.int64) * {'(tl.cdiv(rows, ROWS) - 1 - tile)' if last_first else 'tile'}",
-        f"        base = first * ({blades} * channels)",
-        "        valid = first + row < rows",
-        "        mask = valid[:, None, None] & (channel < channels)[None, :, None]",
-        *(f"        {line}" for line in body),
+        "    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):"
+        if kernel.loop
+        else "    tile = tl.program_id(0)",
+    ]
+    indent = "        " if kernel.loop else "    "
+    # under the interpreter a loop variable is a plain int, which has no method to widen it
+    lines += [
+        f"{indent}first = tl.full((), ROWS, tl.int64) * {'(tl.cdiv(rows, ROWS) - 1 - tile)' if last_first else 'tile'}",
+        f"{indent}base = first * ({blades} * channels)",
+        f"{indent}valid = first + row < rows",
+        f"{indent}mask = (valid & (channel < channels))[None, :]",
+        *(f"{indent}{line}" for line in body),
         *(f"    {line}" for line in after or ()),
     ]
     return "\n".join(lines) + "\n"
@@ -329,35 +335,18 @@ def _arguments(kernel: Kernel) -> list[str]:
     ]
 
 
-def _weights_of_tile(kernel: Kernel) -> list[str]:
-    """Load the coefficients of a tile's channels in one memory operation."""
-    lines = []
-    padded = power_of_two(kernel.paths)
-    for name in kernel.specification.params if not kernel.weights_once else ():
-        symbols = names(name, range(padded))
-        lines += [
-            f"path = tl.arange(0, {padded})[None, :]",
-            f"{name} = tl.load({name}_ptr + path * channels + channel[:, None], "
-            f"(channel < channels)[:, None] & (path < {kernel.paths}), 0.0).to(COMPUTE)",
-            *unstack(name, symbols, "(CHANNELS,)"),
-            *(f"{symbol} = {symbol}[None, :]" for symbol in symbols[: kernel.paths]),
-        ]
-    return lines
-
-
-def _row_address(kernel: Kernel, pointer: str, grade: int) -> str:
-    return f"{pointer} + ((first + row) * {len(kernel.algebra.grades)} + {grade})"
-
-
 def _load_row(kernel: Kernel, pointer: str, grade: int) -> str:
-    return f"tl.load({_row_address(kernel, pointer, grade)}, valid, 0.0)[:, None]"
+    row = "(first + tl.arange(0, ROWS))"
+    address = f"{pointer} + ({row} * {len(kernel.algebra.grades)} + {grade})"
+    return f"to_lanes(tl.load({address}, {row} < rows, 0.0), CHANNELS)"
 
 
 def _store_row(kernel: Kernel, pointer: str, grade: int, value: str) -> str:
-    # on blocks of channels, each block has a table of its own
     grades = len(kernel.algebra.grades)
+    # on blocks of channels, each block has a table of its own
     table = "" if kernel.whole_rows else f" + tl.full((), {grades}, tl.int64) * rows * tl.program_id(1)"
-    return f"tl.store(({_row_address(kernel, pointer, grade)}{table})[:, None], {value}, valid[:, None])"
+    row = "(first + tl.arange(0, ROWS))"
+    return f"tl.store({pointer} + ({row} * {grades} + {grade}){table}, {value}, {row} < rows)"
 
 
 def _blades_of(algebra: Algebra, grade: int) -> range:

@@ -1,6 +1,7 @@
 """Lines of a kernel that load, store, take apart, put together and reduce tiles.
 
-A tile is ``(ROWS, CHANNELS, blades)``; taken apart, it is one ``(ROWS, CHANNELS)`` a blade, under a name each.
+A tile is ``(LANES, blades)``, a lane being a row and channel; taken apart, it is one ``(LANES,)`` a blade, under a name
+each.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ def tuple_of(name: str, indices: Iterable[int]) -> str:
 
 def load(name: str) -> str:
     """All blades of a tile, in one memory operation."""
-    return f"tl.load({name}_ptr + base + offset, mask, 0.0).to(COMPUTE)"
+    return f"tl.trans(tl.load({name}_ptr + base + offset, mask, 0.0)).to(COMPUTE)"
 
 
 def store(name: str, symbols: Iterable[str]) -> list[str]:
     """Put names together and store them, in one memory operation."""
     return [
-        *stack(f"{name}_tile", symbols, "(ROWS, CHANNELS)"),
-        f"tl.store({name}_ptr + base + offset, {name}_tile, mask)",
+        *stack(f"{name}_tile", symbols),
+        f"tl.store({name}_ptr + base + offset, tl.trans({name}_tile), mask)",
     ]
 
 
-def unstack(tile: str, symbols: list[str], shape: str) -> list[str]:
+def unstack(tile: str, symbols: list[str], shape: str = "(LANES,)") -> list[str]:
     """Take a tile ``(*shape, len(symbols))``, the length a power of two, apart along its last axis."""
     if len(symbols) == 1:
         return [f"{symbols[0]} = tl.reshape({tile}, {shape})"]
@@ -53,8 +54,8 @@ def unstack(tile: str, symbols: list[str], shape: str) -> list[str]:
     return lines
 
 
-def stack(tile: str, symbols: Iterable[str], shape: str) -> list[str]:
-    """Put names together to a tile along a new last axis, padded to a power of two with copies of the first."""
+def stack(tile: str, symbols: Iterable[str]) -> list[str]:
+    """Put names ``(LANES,)`` together along a new last axis, padded to a power of two with copies of the first."""
     symbols = [*symbols]
     length = power_of_two(len(symbols))
     level = symbols + [symbols[0]] * (length - len(symbols))
@@ -65,17 +66,17 @@ def stack(tile: str, symbols: Iterable[str], shape: str) -> list[str]:
         joined = [f"{tile}_{depth}_{index}" for index in range(half)]
         lines += [f"{joined[i]} = tl.join({level[i]}, {level[i + half]})" for i in range(half)]
         level, depth = joined, depth + 1
-    lines.append(f"{tile} = tl.reshape({level[0]}, {shape} + ({length},))")
+    lines.append(f"{tile} = tl.reshape({level[0]}, (LANES, {length}))")
     return lines
 
 
 def sums_over_channels(grades: tuple[int, ...]) -> list[str]:
-    """Reduce ``sum0, sum1, ...`` from ``(ROWS, CHANNELS)`` to ``(ROWS, 1)``, all in one reduction."""
+    """Reduce ``sum0, sum1, ...`` from ``(LANES,)`` to ``(ROWS,)``, all in one reduction."""
     if not grades:
         return []
     sums = [f"sum{k}" for k in grades]
-    padded = sums + [f"_sum{index}" for index in range(len(sums), power_of_two(len(sums)))]
-    lines = stack("sums", sums, "(ROWS, CHANNELS)")
-    lines.append("sums = tl.sum(sums, 1)")
-    lines += unstack("sums", padded, "(ROWS,)")
-    return lines + [f"{name} = {name}[:, None]" for name in sums]
+    length = power_of_two(len(sums))
+    padded = sums + [f"_sum{index}" for index in range(len(sums), length)]
+    lines = stack("sums", sums)
+    lines.append(f"sums = tl.sum(tl.reshape(sums, (ROWS, CHANNELS, {length})), 1)")
+    return lines + unstack("sums", padded, "(ROWS,)")

@@ -1,0 +1,62 @@
+"""Kernels made ready for one kind of tensors: launching one again costs little more than the driver's work."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Prepared:
+    """A kernel with its constants, compiled for the tensors that come.
+
+    Triton's own launch looks at every argument anew, which costs more than the launch. What it would find out depends
+    only on what is looked up here: dtypes, alignment, the device, and whether the one integer fits 32 bits.
+
+    Parameters
+    ----------
+    function : triton.JITFunction
+        Takes tensors, the number of rows, and constants, in this order; not specialised on the number.
+    constants : dict
+        In the order in which the function takes them.
+    warps : int
+    **options
+        Of the compiler.
+    """
+
+    def __init__(self, function: Any, constants: dict[str, Any], warps: int, **options: Any):
+        self._function = function
+        self._constants = constants
+        self._values = tuple(constants.values())
+        self._options = {"num_warps": warps, **options}
+        self._compiled: dict[tuple, Any] = {}
+
+    def __call__(self, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
+        with _device_of(tensors[0]):
+            key = (tensors[0].device, rows > 0x7FFFFFFF, *[(t.dtype, t.data_ptr() % 16) for t in tensors])
+            compiled = self._compiled.get(key)
+            if compiled is None:
+                compiled = self._function[grid](*tensors, rows, **self._constants, **self._options)
+                # the interpreter compiles nothing, and gives none
+                if compiled is not None:
+                    self._compiled[key] = compiled
+            else:
+                compiled[grid](*tensors, rows, *self._values)
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many a device has; a CPU, under the interpreter, counts as one."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 1
+
+
+def _device_of(tensor: Tensor) -> AbstractContextManager:
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return torch.cuda.device(tensor.device)
+    return nullcontext()
