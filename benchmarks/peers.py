@@ -14,16 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import plain
 from benchmarks.cases import Case
 from benchmarks.contenders import Built, Contenders, contenders
 from cliffnn import Algebra
 
 FLASH_CLIFFORD = "flash-clifford"
+CUEQUIVARIANCE = "cuequivariance"
 
 
 def available(flash_clifford_at: Path | None) -> Contenders:
     """Every contender that can be had here."""
-    return {**contenders(), **(flash_clifford(flash_clifford_at) if flash_clifford_at else {})}
+    found = contenders()
+    if flash_clifford_at:
+        found |= flash_clifford(flash_clifford_at)
+    if importlib.util.find_spec("cuequivariance_torch"):
+        found |= {CUEQUIVARIANCE: {"operator": cuequivariance}}
+    return found
 
 
 def flash_clifford(path: Path) -> Contenders:
@@ -65,6 +72,31 @@ def flash_clifford(path: Path) -> Contenders:
     return {FLASH_CLIFFORD: {"operator": operator, "block": block}}
 
 
+def cuequivariance(case: Case, parameters: Sequence[Tensor]) -> Built:
+    """The product as a segmented polynomial of cuequivariance, gates and norm in torch, on a GPU compiled."""
+    import cuequivariance as cue
+    import cuequivariance_torch as cuet
+
+    algebra, (weight,) = Algebra(case.algebra), parameters
+    gpu = weight.is_cuda
+    if gpu and importlib.util.find_spec("cuequivariance_ops_torch") is None:
+        raise ValueError("left out: its kernels, cuequivariance_ops_torch, are not installed")
+    descriptor = cue.SegmentedTensorProduct.from_subscripts("c,c,c,c")
+    for operand, segments in enumerate((len(algebra.paths), *3 * [len(algebra)])):
+        descriptor.add_segments(operand, segments * [(case.channels,)])
+    for a, b, c, sign, path in plain.paths_of_products(algebra):
+        descriptor.add_path(path, a, b, c, c=float(sign))
+    polynomial = cue.SegmentedPolynomial.eval_last_operand(descriptor)
+    product = cuet.SegmentedPolynomial(polynomial, method="uniform_1d" if gpu else "naive").to(weight.device)
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        (out,) = product([weight.reshape(1, -1), *(plain.gelu(factor, -2).flatten(1) for factor in (x, y))])
+        return plain.rms_norm(out.view_as(x), algebra, -2)
+
+    torch._dynamo.reset()
+    return Built(torch.compile(run, dynamic=False) if gpu else run, parameters)
+
+
 def _needs(algebra: str, known: Any) -> None:
     if algebra not in known:
         raise ValueError(f"left out: it has {' and '.join(known)} alone")
@@ -78,6 +110,7 @@ def _reordered(gradient: Tensor, order: list[int]) -> Tensor:
 
 def _import(path: Path, *names: str) -> list[ModuleType]:
     """Modules that a folder has at its top."""
+    path = path.resolve()
     if not (path / "ops" / "__init__.py").is_file():
         raise SystemExit(f"--flash-clifford: {path} holds no ops/__init__.py, wanted a checkout of flash-clifford")
     sys.path.insert(0, str(path))
@@ -85,7 +118,7 @@ def _import(path: Path, *names: str) -> list[ModuleType]:
         modules = [importlib.import_module(name) for name in names]
     finally:
         sys.path.remove(str(path))
-    if not Path(modules[0].__file__ or "").is_relative_to(path.resolve()):
+    if not Path(modules[0].__file__ or "").resolve().is_relative_to(path):
         raise SystemExit(f"--flash-clifford: another package named {names[0]} is imported already")
     return modules
 

@@ -42,7 +42,7 @@ def run(
         passes = zip(MODES, SUBJECTS[case.subject].passes, strict=True)
         result["floor_ms"] = {mode: round(count * case.bytes / bandwidth * 1e3, 6) for mode, count in passes}
         for name, builders in contenders.items():
-            if (replace(case, curve=""), name) in left_out:
+            if name != OURS and (replace(case, curve=""), name) in left_out:
                 result["contenders"][name] = {"fails": "left out: not compiled in the time given"}
             elif case.subject in builders:
                 result["contenders"][name] = _one(case, name, builders[case.subject], device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,11 +27,13 @@ def replay_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> fl
 
     Results are kept while the graph is made, so that each call writes to memory of its own, as each reads its own.
     """
+    # garbage of an earlier backward may hold nodes of the graph of autograd that belong to another stream, which a
+    # capture must not wait for
+    gc.collect()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for buffer in buffers:
-            run(*buffer)
+        run(*buffers[0])
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
