@@ -19,9 +19,9 @@ is reported as wrong.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.metadata
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,20 @@ def main() -> None:
     parser.add_argument("--warm-seconds", type=float, default=300, metavar="S", help="for so long at most")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the pictures of results, measure nothing")
     arguments = parser.parse_args()
+    if arguments.warm < 0:
+        raise SystemExit(f"--warm: got {arguments.warm}, wanted a number of processes")
     if arguments.plot:
         draw(arguments.plot)
         return
+    try:
+        measure(arguments)
+    finally:
+        # what `release` froze would otherwise be complained about as leaked at the end
+        gc.unfreeze()
+    draw(arguments.output)
+
+
+def measure(arguments: argparse.Namespace) -> None:
     # torch.compile would set this halfway; what was compiled before that would not be found in the next process
     os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,21 +73,19 @@ def main() -> None:
         suite.check_ours(part, contenders, device)
     origin = {
         **environment(),
-        "peers": origins(arguments.flash_clifford),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "others": origins(arguments.flash_clifford),
         "copy_bandwidth": bandwidth,
     }
     for part, of_part in found.items():
         print(f"part {part}", flush=True)
         results: list[dict[str, Any]] = []
-        content = {**origin, "part": part, "results": results}
+        content = {**origin, "command": f"python -m benchmarks --part {part}", "part": part, "results": results}
         for result in suite.run(of_part, contenders, device, bandwidth, left_out):
             results.append(result)
             content["summary"] = summary.summary(results)
             content["growth"] = summary.growth(results)
             save(arguments.output / f"{part}.json", content)
         print("\n".join(summary.lines(content["summary"])), flush=True)
-    draw(arguments.output)
 
 
 def chosen(available: Contenders, names: list[str] | None, device: torch.device) -> Contenders:

@@ -147,6 +147,7 @@ def test_another_that_is_wrong_or_fails_is_said_to_be(monkeypatch, tmp_path, cap
         (["--contenders", "nobody"], "--contenders: got nobody, wanted some of cliffnn, "),
         (["--flash-clifford", "/nowhere"], "--flash-clifford: /nowhere holds no ops/__init__.py"),
         (["--plot", "/nowhere"], "--plot: /nowhere holds no results"),
+        (["--warm", "-1"], "--warm: got -1, wanted a number of processes"),
     ],
 )
 def test_wrong_arguments_are_named(monkeypatch, arguments, message):
