@@ -1,20 +1,24 @@
 # The environment is made on first use, in .venv.
 #   make nbody    train the O(3) example on the CPU, about two minutes
 #   make test     lint, types, all tests
-# TORCH chooses the build of PyTorch: make test TORCH=torch==2.11.0
+#   make bench    time and memory beside other ways to compute the same, with pictures, in runs/benchmarks
+# TORCH chooses the build of PyTorch: make test TORCH=torch==2.11.0. BENCH_ARGS goes to python -m benchmarks.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PYTEST_ARGS ?= -n auto
 
-.PHONY: test nbody lint types clean
+.PHONY: test nbody bench lint types clean
 
 test: lint types
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 nbody: .venv/installed
 	$(BIN)/python -m examples.nbody_o3
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

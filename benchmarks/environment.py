@@ -47,6 +47,10 @@ def _commit() -> str | None:
 
 def write(path: Path, command: str, **results: Any) -> None:
     """Write results with their environment as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**environment(), "command": command, **results}, indent=1) + "\n")
+    save(path, {**environment(), "command": command, **results})
     print(f"wrote {path}")
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -10,9 +10,6 @@ case whose result or gradient is wrong.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import RESULTS, write
+from benchmarks.timing import copy_bandwidth, eager_milliseconds, replay_milliseconds
 from cliffnn import Algebra, generated, kernels
 
 EXPRESSION = "gelu_weighted_geometric_product"
@@ -38,48 +36,6 @@ CASES = (
     "R3,0,1/8192/256/float32",
     "R5/32768/32/float32",
 )
-
-
-def copy_bandwidth() -> float:
-    """Bytes read and written a second by a copy of 2 GiB."""
-    source = torch.randn(2**29, device="cuda")
-    target = torch.empty_like(source)
-    times = [_elapsed(lambda: target.copy_(source)) for _ in range(15)]
-    return 2 * source.numel() * source.element_size() / (statistics.median(times[3:]) * 1e-3)
-
-
-def _elapsed(run: Callable[[], Any]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
-
-
-def replay_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> float:
-    """Median time of one call, by replays of a graph that calls once on each of the buffers."""
-    for buffer in buffers:
-        run(*buffer)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for buffer in buffers:
-            run(*buffer)
-    return statistics.median(_elapsed(graph.replay) for _ in range(11)) / len(buffers)
-
-
-def eager_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> float:
-    """Median time of one call and a wait for it, the host's work included."""
-    times = []
-    for _ in range(5):
-        for buffer in buffers:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            run(*buffer)
-            torch.cuda.synchronize()
-            times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
 
 
 def check(algebra: Algebra, x: Tensor, y: Tensor, weight: Tensor, grad: Tensor) -> float:
