@@ -139,6 +139,8 @@ def _launch(kernel: Kernel, kind: str, tiling: Tiling, tensors: Mapping[str, Ten
             STAGES=tiling.stages,
             COMPUTE=tl.float64 if compute_dtype(first.dtype) == torch.float64 else tl.float32,
             num_warps=tiling.warps,
+            # what Triton does if it is not told is about to change
+            enable_fp_fusion=True,
         )
 
 
