@@ -1,0 +1,127 @@
+"""A GPU that is not there: kernels are planned, compiled and launched for it as they are; the launches do nothing.
+
+What a kernel needs is read from its binary: registers of a thread, bytes of its stack (where registers spill to) and
+shared memory of a program.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+
+
+class Device(NamedTuple):
+    """What to compile for, and the bytes of shared memory that a program may have there."""
+
+    target: GPUTarget
+    shared: int
+
+
+# NVIDIA: table "Technical Specifications per Compute Capability" of the CUDA programming guide; AMD: CDNA 3's LDS.
+DEVICES = {
+    "sm_80": Device(GPUTarget("cuda", 80, 32), 163 * 1024),
+    "sm_90": Device(GPUTarget("cuda", 90, 32), 227 * 1024),
+    "sm_100": Device(GPUTarget("cuda", 100, 32), 227 * 1024),
+    "gfx942": Device(GPUTarget("hip", "gfx942", 64), 64 * 1024),
+}
+
+
+class _Driver:
+    """What Triton asks of a driver; a launch tells the hash of its kernel and does nothing else."""
+
+    def __init__(self, device: str, launched: Callable[[str], None]) -> None:
+        self.device = device
+        self.launched = launched
+        self.utils = self
+
+    def get_current_target(self) -> GPUTarget:
+        return DEVICES[self.device].target
+
+    def get_current_device(self) -> str:
+        # Triton keeps what it has compiled by device
+        return self.device
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        # a kernel stays compiled when the driver is another one, so it must not be this driver that is told
+        return lambda *_: triton.runtime.driver.active.launched(metadata.hash)
+
+    def get_device_properties(self, device: str) -> dict[str, int]:
+        # Triton would refuse to launch; here it is `Device.shared` that is compared with
+        return {"max_shared_mem": 2**31}
+
+    def load_binary(self, *_: Any) -> tuple[None, None, int, int, int]:
+        return None, None, 0, 0, 1024
+
+
+class Compiled(NamedTuple):
+    """A kernel, the seconds it took to compile (None: it was found on disk), and what it needs."""
+
+    name: str
+    constants: dict[str, int]
+    seconds: float | None
+    registers: int
+    stack: int
+    shared: int
+
+
+@contextmanager
+def absent(device: str) -> Iterator[tuple[list[str], dict[str, Compiled]]]:
+    """Make Triton compile for a device of `DEVICES`; gives the hashes of the kernels launched, and those compiled.
+
+    A process compiles a kernel once: launched again, it is in the first of the two only.
+    """
+    launched: list[str] = []
+    compiled: dict[str, Compiled] = {}
+
+    def listener(*, src: Any, metadata: dict, metadata_group: dict, times: Any, cache_hit: bool) -> None:
+        seconds = None if cache_hit else round(times.total / 1e6, 2)
+        # the name of the file without its hash
+        name = src.fn.__module__.rpartition(".")[2].rpartition("_")[0]
+        values = {src.fn.arg_names[index]: value for (index,), value in src.constants.items()}
+        constants = {name: values[name] for name in ("ROWS", "CHANNELS", "STAGES")} | {"warps": metadata["num_warps"]}
+        compiled[metadata["hash"]] = Compiled(name, constants, seconds, *_needs(metadata, metadata_group))
+
+    config = triton.runtime.driver
+    # not `config.active`, which would look for a GPU
+    before = config._active, knobs.compilation.listener
+    config._active, knobs.compilation.listener = _Driver(device, launched.append), listener
+    try:
+        yield launched, compiled
+    finally:
+        config._active, knobs.compilation.listener = before
+
+
+def _needs(metadata: dict, files: dict[str, str]) -> tuple[int, int, int]:
+    """Registers, stack and shared memory."""
+    by_ending = {Path(path).suffix: Path(path) for path in files.values()}
+    if assembly := by_ending.get(".amdgcn"):
+        numbers = dict(
+            re.findall(r"^\s+\.(vgpr_count|private_segment_fixed_size):\s+(\d+)$", assembly.read_text(), re.M)
+        )
+        return int(numbers["vgpr_count"]), int(numbers["private_segment_fixed_size"]), metadata["shared"]
+    # the binary, not the metadata, knows of shared memory that the compiler adds
+    run = [_cuobjdump(), "--dump-resource-usage", by_ending[".cubin"]]
+    report = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", report).groups())
+    return registers, stack, metadata["shared"]
+
+
+@functools.cache
+def _cuobjdump() -> Path:
+    """Triton comes with one."""
+    import triton.backends.nvidia
+
+    return Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
