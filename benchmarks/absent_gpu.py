@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
