@@ -494,3 +494,15 @@ def test_wide_rows_of_large_numbers_in_half_precision():
     out, _ = kernels.forward("gelu_weighted_geometric_product", algebra, [x, y], [weight], True, 1e-6)
     exact = reference.gelu_sgp_norm(x.double(), y.double(), weight.double(), SIGNATURES["R3"])
     assert (out - exact).norm() < 1e-3 * exact.norm()
+
+
+@no_gpu
+@pytest.mark.parametrize("channels", [5, 2100])
+def test_scales_say_what_was_multiplied_with(channels):
+    """Also where a grade of null blades has no norm, on rows of any width."""
+    algebra, x = Algebra("R2,0,1"), torch.randn(2, 8, channels)
+    scales = [
+        importlib.import_module(f"cliffnn.{module}").forward("identity", algebra, [x], [], True, 1e-6)[1]
+        for module in ("generated", "kernels")
+    ]
+    torch.testing.assert_close(*scales)

@@ -52,7 +52,8 @@ def forward(
     # not yet normalised, the product may be too large for half precision
     product = out if out.dtype == compute else torch.empty_like(out, dtype=compute)
     _launch(kernel, "forward", tiling, {**tensors, "out": product, "scales": sums}, EPS=eps)
-    torch.rsqrt(sums.sum(0) / channels + eps, out=scales)
+    normed = len(algebra.normed_grades)  # the lowest; the others, of null blades alone, keep their scale of 1
+    torch.rsqrt(sums.sum(0)[:, :normed] / channels + eps, out=scales[:, :normed])
     tensors["product"] = product
     _launch(Kernel("identity", algebra, True), "scale", plan.scale_tiling(blades, channels), tensors)
     return out, scales
