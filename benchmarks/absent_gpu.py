@@ -34,6 +34,9 @@ DEVICES = {
     "gfx942": Device(GPUTarget("hip", "gfx942", 64), 64 * 1024),
 }
 
+# Of a program, on all of them.
+_THREADS = 1024
+
 
 class _Driver:
     """What Triton asks of a driver; a launch tells the hash of its kernel and does nothing else."""
@@ -57,16 +60,20 @@ class _Driver:
         # a kernel stays compiled when the driver is another one, so it must not be this driver that is told
         return lambda *_: triton.runtime.driver.active.launched(metadata.hash)
 
+    # Triton would refuse to launch what does not fit; here `Compiled.fits` tells, and the launch goes on
     def get_device_properties(self, device: str) -> dict[str, int]:
-        # Triton would refuse to launch; here it is `Device.shared` that is compared with
         return {"max_shared_mem": 2**31}
 
     def load_binary(self, *_: Any) -> tuple[None, None, int, int, int]:
-        return None, None, 0, 0, 1024
+        registers = spills = 0
+        return None, None, registers, spills, 2**31
 
 
 class Compiled(NamedTuple):
-    """A kernel, the seconds it took to compile (None: it was found on disk), and what it needs."""
+    """A kernel, the seconds it took to compile (None: it was found on disk), and what it needs.
+
+    ``fits`` says whether a program has no more threads and no more shared memory than the device allows.
+    """
 
     name: str
     constants: dict[str, int]
@@ -74,6 +81,7 @@ class Compiled(NamedTuple):
     registers: int
     stack: int
     shared: int
+    fits: bool
 
 
 @contextmanager
@@ -90,8 +98,11 @@ def absent(device: str) -> Iterator[tuple[list[str], dict[str, Compiled]]]:
         # the name of the file without its hash
         name = src.fn.__module__.rpartition(".")[2].rpartition("_")[0]
         values = {src.fn.arg_names[index]: value for (index,), value in src.constants.items()}
-        constants = {name: values[name] for name in ("ROWS", "CHANNELS", "STAGES")} | {"warps": metadata["num_warps"]}
-        compiled[metadata["hash"]] = Compiled(name, constants, seconds, *_needs(metadata, metadata_group))
+        constants = {key: values[key] for key in ("ROWS", "CHANNELS", "STAGES")} | {"warps": metadata["num_warps"]}
+        threads = metadata["num_warps"] * DEVICES[device].target.warp_size
+        fits = threads <= _THREADS and metadata["shared"] <= DEVICES[device].shared
+        needs = *_registers_and_stack(metadata_group), metadata["shared"]
+        compiled[metadata["hash"]] = Compiled(name, constants, seconds, *needs, fits)
 
     config = triton.runtime.driver
     # not `config.active`, which would look for a GPU
@@ -103,19 +114,17 @@ def absent(device: str) -> Iterator[tuple[list[str], dict[str, Compiled]]]:
         config._active, knobs.compilation.listener = before
 
 
-def _needs(metadata: dict, files: dict[str, str]) -> tuple[int, int, int]:
-    """Registers, stack and shared memory."""
+def _registers_and_stack(files: dict[str, str]) -> tuple[int, int]:
     by_ending = {Path(path).suffix: Path(path) for path in files.values()}
     if assembly := by_ending.get(".amdgcn"):
         numbers = dict(
             re.findall(r"^\s+\.(vgpr_count|private_segment_fixed_size):\s+(\d+)$", assembly.read_text(), re.M)
         )
-        return int(numbers["vgpr_count"]), int(numbers["private_segment_fixed_size"]), metadata["shared"]
-    # the binary, not the metadata, knows of shared memory that the compiler adds
-    run = [_cuobjdump(), "--dump-resource-usage", by_ending[".cubin"]]
+        return int(numbers["vgpr_count"]), int(numbers["private_segment_fixed_size"])
+    run = [str(_cuobjdump()), "--dump-resource-usage", str(by_ending[".cubin"])]
     report = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", report).groups())
-    return registers, stack, metadata["shared"]
+    ((registers, stack),) = re.findall(r"REG:(\d+) STACK:(\d+)", report)
+    return int(registers), int(stack)
 
 
 @functools.cache
