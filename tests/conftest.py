@@ -1,7 +1,11 @@
 """What every test gets: the interpreter where there is no GPU, poisoned memory, its own cache, a seed."""
 
+import contextlib
 import importlib.util
 import os
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +80,32 @@ def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def gpu_memory():
+    """Asks for bytes of the GPU's memory: tests that need gigabytes run one at a time, in however many processes."""
+    with contextlib.ExitStack() as stack:
+
+        def ask(size):
+            if size > 2**30:
+                stack.enter_context(_alone())
+            # what the others hold, they may be about to give back
+            for _ in range(60):
+                if torch.cuda.mem_get_info()[0] > size:
+                    break
+                time.sleep(1)
+            else:
+                pytest.skip(f"needs {size / 2**30:.0f} GiB of free memory on the GPU")
+            stack.callback(torch.cuda.empty_cache)
+
+        yield ask
+
+
+@contextlib.contextmanager
+def _alone():
+    import fcntl
+
+    with open(Path(tempfile.gettempdir()) / f"cliffnn-tests-{os.getuid()}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -127,7 +127,11 @@ def versor_action(vectors, signature):
 def relative_error(out, exact):
     """``||out - exact|| / ||exact||``; any error where exactly zero is right is infinite."""
     assert out.shape == exact.shape, f"shape {tuple(out.shape)}, expected {tuple(exact.shape)}"
-    error, norm = (out.double() - exact).norm().item(), exact.norm().item()
+    return ratio((out.double() - exact).norm().item(), exact.norm().item())
+
+
+def ratio(error, norm):
+    """An error relative to a norm; any error where exactly zero is right is infinite."""
     return error / norm if norm else (0.0 if error == 0 else math.inf)
 
 
@@ -154,8 +158,41 @@ def assert_correct(function, reference, inputs, needs_grad=None):
     for name, result in evaluate(function, inputs, grad, needs_grad).items():
         assert (result.dtype, result.device) == (dtype, device), f"{name}: {result.dtype} on {result.device}"
         unavoidable = relative_error(rounded[name], exact[name])
-        assert math.isfinite(unavoidable), f"{name}: the reference overflows in {dtype}"
-        allowed = max(FLOOR[dtype], SLACK[dtype] * unavoidable)
-        error = relative_error(result, exact[name])
-        # Not `error > allowed`: NaN must fail.
-        assert error <= allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e} in {dtype}"
+        assert_small(relative_error(result, exact[name]), unavoidable, name, dtype)
+
+
+def assert_correct_by_parts(function, reference, inputs, parts):
+    """`assert_correct` for more rows ``(rows, blades, channels)`` than the reference has the memory for.
+
+    The function is called once; the reference goes over slices of the rows, with the same weights.
+    """
+    dtype, needs_grad = inputs[0].dtype, [True] * len(inputs)
+    grad = torch.randn_like(inputs[0])
+    results = evaluate(function, inputs, grad, needs_grad)
+    assert {result.dtype for result in results.values()} == {dtype}
+    squares, sums = dict.fromkeys(results, 0), dict.fromkeys(results, 0)
+    for part in parts:
+        some = [x[part] if x.dim() == 3 else x for x in inputs]
+        exact = evaluate(reference, [x.double() for x in some], grad[part], needs_grad)
+        rounded = evaluate(reference, some, grad[part], needs_grad)
+        for name, result in results.items():
+            if result.dim() == 3:
+                errors = [x.double() - exact[name] for x in (result[part], rounded[name])]
+                squares[name] += torch.stack([x.square().sum() for x in (*errors, exact[name])])
+            else:
+                sums[name] += torch.stack([exact[name], rounded[name].double()])
+    for name, result in results.items():
+        if result.dim() == 3:
+            error, unavoidable, norm = squares[name].sqrt().tolist()
+            assert_small(ratio(error, norm), ratio(unavoidable, norm), name, dtype)
+        else:
+            exact, rounded = sums[name]
+            assert_small(relative_error(result, exact), relative_error(rounded, exact), name, dtype)
+
+
+def assert_small(error, unavoidable, name, dtype):
+    """Compare an error with the tolerance of its dtype and what the reference itself makes in it."""
+    assert math.isfinite(unavoidable), f"{name}: the reference overflows in {dtype}"
+    allowed = max(FLOOR[dtype], SLACK[dtype] * unavoidable)
+    # Not `error > allowed`: NaN must fail.
+    assert error <= allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e} in {dtype}"

@@ -175,6 +175,27 @@ def test_comparison_can_fail():
         reference.assert_correct(lambda x: x.double() * 2, double, [x])
 
 
+def test_comparison_by_parts_can_fail():
+    x, weight = torch.randn(5, 4, 2), torch.randn(3, 2)
+
+    def compare(function):
+        parts = [slice(0, 2), slice(2, 4), slice(4, 6)]
+        reference.assert_correct_by_parts(function, lambda x, w: x * w.sum(0), [x, weight], parts)
+
+    def wrong_in_the_last_row(x):
+        return x * torch.tensor([1, 1, 1, 1, 1.001])[:, None, None]
+
+    compare(lambda x, w: x * w.sum(0))
+    with pytest.raises(AssertionError, match="output"):
+        compare(lambda x, w: wrong_in_the_last_row(x) * w.sum(0))
+    with pytest.raises(AssertionError, match="gradient of input 0"):
+        compare(lambda x, w: x * w.sum(0) + wrong_in_the_last_row(x) - wrong_in_the_last_row(x).detach())
+    with pytest.raises(AssertionError, match="gradient of input 1"):
+        compare(lambda x, w: x * w.sum(0) + 1e-3 * (w.sum() - w.sum().detach()))
+    with pytest.raises(AssertionError, match="relative error nan"):
+        compare(lambda x, w: x * w.sum(0) + torch.empty_like(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_fresh_memory_is_poisoned(device, dtype):
     x = torch.ones(3, dtype=dtype, device=device)

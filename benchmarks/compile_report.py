@@ -1,0 +1,164 @@
+"""What every kernel costs to compile and to hold, on a machine without a GPU.
+
+    python -m benchmarks.compile_report [--quick] [--only REGEX] [--jobs N] [--output FILE]
+
+The executors run as they do on a GPU, with the tiles that `cliffnn.kernels.plan` chooses, but on a driver that launches
+nothing (`benchmarks.absent_gpu`); the folder of compiled kernels is empty at the start. Gradients are those of all
+inputs. Seconds are of a CPU that does nothing else; registers are those of a thread; stack, where registers spill to,
+is its bytes, shared the bytes of a program. A kernel that does not fit its device can be compiled, not launched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.absent_gpu import Compiled, absent
+from benchmarks.environment import RESULTS, write
+from cliffnn import Algebra
+from cliffnn.expressions import EXPRESSIONS
+
+FUSED = "gelu_weighted_geometric_product"
+ROWS = 16
+
+
+class Case(NamedTuple):
+    """A call of the operator, forward and backward."""
+
+    device: str
+    algebra: str
+    channels: int
+    dtype: str = "float32"
+    expression: str = FUSED
+    normalize: bool = True
+
+    def __str__(self) -> str:
+        norm = "norm" if self.normalize else "plain"
+        return f"{self.device}/{self.algebra}/{self.channels}/{self.dtype}/{self.expression}/{norm}"
+
+
+def cases() -> Iterator[Case]:
+    """The fused operator at every width and dtype on one device, all operators at one width, other devices at four."""
+    for algebra in ("R2", "R3", "R1,3", "R3,0,1"):
+        for channels, dtype in itertools.product((8, 32, 128, 512, 1024), ("float32", "bfloat16")):
+            yield Case("sm_90", algebra, channels, dtype)
+        for channels in (32, 512):
+            yield Case("sm_90", algebra, channels, "float64")
+        for expression, normalize in itertools.product(EXPRESSIONS, (False, True)):
+            if (expression, normalize) not in {("identity", False), (FUSED, True)}:
+                yield Case("sm_90", algebra, 128, "float32", expression, normalize)
+        for device in ("sm_80", "sm_100", "gfx942"):
+            yield Case(device, algebra, 32)
+            yield Case(device, algebra, 1024)
+            yield Case(device, algebra, 128, "bfloat16")
+            yield Case(device, algebra, 2048, "bfloat16")
+    yield from (Case("sm_90", "R5", channels) for channels in (8, 32))
+    yield Case("sm_90", "R5", 32, "bfloat16")
+    yield from (Case(device, "R5", 32) for device in ("sm_80", "sm_100", "gfx942"))
+
+
+def quick_cases() -> Iterator[Case]:
+    """What a test has the time for."""
+    yield from (Case("sm_90", algebra, channels) for algebra in ("R2", "R3") for channels in (32, 512))
+    yield Case("sm_90", "R1,3", 128)
+    yield Case("gfx942", "R3", 32)
+
+
+def compile_case(case: Case) -> tuple[list[str], dict[str, Compiled], str | None]:
+    """The hashes of the kernels that a case launches, those that it was the first to compile, and what went wrong."""
+    from cliffnn import kernels
+
+    torch.set_num_threads(1)
+    algebra, dtype, specification = Algebra(case.algebra), getattr(torch, case.dtype), EXPRESSIONS[case.expression]
+    rows = [torch.zeros(ROWS, len(algebra), case.channels, dtype=dtype) for _ in specification.rows]
+    params = [torch.zeros(len(algebra.paths), case.channels, dtype=dtype) for _ in specification.params]
+    with absent(case.device) as (launched, compiled):
+        try:
+            out, scales = kernels.forward(case.expression, algebra, rows, params, case.normalize, 1e-6)
+            wrt = [True] * (len(rows) + len(params))
+            kernels.backward(case.expression, algebra, out, out, scales, rows, params, case.normalize, wrt)
+        # whatever the compiler raises, the other kernels are still of interest
+        except Exception as error:
+            return launched, compiled, f"{type(error).__name__}: {error}"
+    return launched, compiled, None
+
+
+def report(chosen: list[Case], jobs: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """A row for each kernel, whichever cases launch it, and the errors by case."""
+    uses: dict[str, list[Case]] = {}
+    kernels: dict[str, Compiled] = {}
+    errors: dict[str, str] = {}
+    # a kernel is found again in memory, and by the other processes on disk
+    with (
+        tempfile.TemporaryDirectory(prefix="cliffnn-") as folder,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _compile_to, (folder,)) as pool,
+    ):
+        for case, (launched, compiled, error) in zip(chosen, pool.map(compile_case, chosen), strict=True):
+            print(case, *(f"{kernel.seconds} s" for kernel in compiled.values()), error or "", flush=True)
+            for key in launched:
+                uses.setdefault(key, []).append(case)
+            kernels |= {k: new for k, new in compiled.items() if k not in kernels or kernels[k].seconds is None}
+            if error:
+                errors[str(case)] = error
+    return [_row(kernels[key], uses[key]) for key in uses], errors
+
+
+def _compile_to(folder: str) -> None:
+    os.environ["TRITON_CACHE_DIR"] = folder
+
+
+def _row(kernel: Compiled, uses: list[Case]) -> dict[str, Any]:
+    case = uses[0]
+    return {
+        "device": case.device,
+        "algebra": case.algebra,
+        "kernel": kernel.name,
+        "dtype": case.dtype,
+        "channels": ", ".join(str(channels) for channels in sorted({use.channels for use in uses})),
+        "tile": "{ROWS} x {CHANNELS}, {STAGES} stages, {warps} warps".format(**kernel.constants),
+        "seconds": kernel.seconds,
+        "registers": kernel.registers,
+        "stack": kernel.stack,
+        "shared": kernel.shared,
+        "fits": kernel.fits,
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print a table."""
+    cells = [[*row] for row in rows[:1]] + [[str(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS / "compile-offline.json")
+    parser.add_argument("--quick", action="store_true", help="a few kernels, in a minute")
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases such as sm_90/R3/128/float32, searched")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that compile")
+    arguments = parser.parse_args()
+    # the processes that compile need the compiler, whatever the tests around them use
+    os.environ.pop("TRITON_INTERPRET", None)
+    chosen = [case for case in (quick_cases if arguments.quick else cases)() if re.search(arguments.only, str(case))]
+    if not chosen:
+        raise SystemExit(f"no case matches {arguments.only!r}")
+    rows, errors = report(chosen, arguments.jobs)
+    show(rows)
+    write(arguments.output, "python -m benchmarks.compile_report", kernels=rows, errors=errors)
+    raise SystemExit(1 if errors else 0)
+
+
+if __name__ == "__main__":
+    main()
