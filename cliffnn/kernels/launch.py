@@ -15,10 +15,10 @@ from torch import Tensor
 from cliffnn import cache
 from cliffnn.algebra import Algebra
 from cliffnn.expressions import EXPRESSIONS
-from cliffnn.generated import compute_dtype, sign_tolerance
 from cliffnn.kernels import plan, source
 from cliffnn.kernels.plan import Tiling
 from cliffnn.kernels.source import Kernel
+from cliffnn.norm import compute_dtype, sign_tolerance
 
 # How many blades a kernel has at most whose gradients are computed all together, with what it can hold.
 _SMALL = 8
