@@ -12,18 +12,26 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from cliffnn import generated
+from cliffnn import cache, generated, traceable
 from cliffnn.algebra import Algebra
+from cliffnn.norm import compute_dtype
+
+# An argument of the operators, so that the key of torch.compile's cache on disk depends on what is generated.
+GENERATOR = cache.fingerprint()
 
 _library = torch.library.Library("cliffnn", "DEF")
+# Compilers take seconds for 16 blades, minutes for 32.
+_VISIBLE_BLADES = 16
+
 _library.define(
-    "geometric_op(Tensor[] rows, Tensor[] params, str expression, str algebra, bool normalize, float eps)"
-    " -> (Tensor, Tensor)"
+    "geometric_op(Tensor[] rows, Tensor[] params, str expression, str algebra, bool normalize, float eps,"
+    " str generator) -> (Tensor, Tensor)"
 )
 _library.define(
     "geometric_op_backward(Tensor grad, Tensor out, Tensor scales, Tensor[] rows, Tensor[] params,"
-    " str expression, str algebra, bool normalize, float eps, bool[] wrt) -> Tensor[]"
+    " str expression, str algebra, bool normalize, float eps, bool[] wrt, str generator) -> Tensor[]"
 )
 
 
@@ -36,7 +44,9 @@ def geometric_op(
     eps: float = 1e-6,
 ) -> Tensor:
     """Evaluate an expression on contiguous ``(rows, blades, channels)`` tensors; see `cliffnn.generated.forward`."""
-    out, _ = torch.ops.cliffnn.geometric_op.default(list(rows), list(params), expression, algebra.name, normalize, eps)
+    out, _ = torch.ops.cliffnn.geometric_op.default(
+        list(rows), list(params), expression, algebra.name, normalize, eps, GENERATOR
+    )
     return out
 
 
@@ -52,12 +62,12 @@ def _executor(device: torch.device) -> ModuleType:
     return generated
 
 
-def _forward(rows, params, expression, algebra, normalize, eps):
+def _forward(rows, params, expression, algebra, normalize, eps, generator):
     run = _executor(rows[0].device).forward
     return run(expression, Algebra(algebra), _contiguous(rows), _contiguous(params), normalize, eps)
 
 
-def _backward(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt):
+def _backward(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt, generator):
     run = _executor(grad.device).backward
     grad, out, scales = _contiguous([grad, out, scales])
     rows, params = _contiguous(rows), _contiguous(params)
@@ -68,13 +78,13 @@ def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
 
 
-def _forward_fake(rows, params, expression, algebra, normalize, eps):
+def _forward_fake(rows, params, expression, algebra, normalize, eps, generator):
     grades = len(Algebra(algebra).grades) if normalize else 0
-    scales = rows[0].new_empty(rows[0].shape[0], grades, dtype=generated.compute_dtype(rows[0].dtype))
+    scales = rows[0].new_empty(rows[0].shape[0], grades, dtype=compute_dtype(rows[0].dtype))
     return torch.empty_like(rows[0]), scales
 
 
-def _backward_fake(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt):
+def _backward_fake(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt, generator):
     return [torch.empty_like(t) for t, wanted in zip([*rows, *params], wrt, strict=True) if wanted]
 
 
@@ -82,23 +92,25 @@ class _Forward(torch.autograd.Function):
     """Differentiates `geometric_op` by `geometric_op_backward`."""
 
     @staticmethod
-    def forward(ctx, count, expression, algebra, normalize, eps, *tensors):
+    def forward(ctx, count, expression, algebra, normalize, eps, generator, *tensors):
         rows, params = list(tensors[:count]), list(tensors[count:])
         with torch._C._AutoDispatchBelowAutograd():
-            out, scales = torch.ops.cliffnn.geometric_op.default(rows, params, expression, algebra, normalize, eps)
+            out, scales = torch.ops.cliffnn.geometric_op.default(
+                rows, params, expression, algebra, normalize, eps, generator
+            )
         # without the norm nothing needs the result, which may then be changed in place
         ctx.save_for_backward(out if normalize else scales, scales, *tensors)
         ctx.mark_non_differentiable(scales)
         ctx.set_materialize_grads(False)
-        ctx.arguments = count, expression, algebra, normalize, eps
+        ctx.arguments = count, expression, algebra, normalize, eps, generator
         return out, scales
 
     @staticmethod
     def backward(ctx, grad, _):
-        count, expression, algebra, normalize, eps = ctx.arguments
-        wrt = ctx.needs_input_grad[5:]
+        count, expression, algebra, normalize, eps, generator = ctx.arguments
+        wrt = ctx.needs_input_grad[6:]
         if grad is None or not any(wrt):
-            return (None,) * (5 + len(wrt))
+            return (None,) * (6 + len(wrt))
         out, scales, *tensors = ctx.saved_tensors
         gradients = iter(
             torch.ops.cliffnn.geometric_op_backward.default(
@@ -112,16 +124,17 @@ class _Forward(torch.autograd.Function):
                 normalize,
                 eps,
                 list(wrt),
+                generator,
             )
         )
-        return (None,) * 5 + tuple(next(gradients) if wanted else None for wanted in wrt)
+        return (None,) * 6 + tuple(next(gradients) if wanted else None for wanted in wrt)
 
 
 class _Backward(torch.autograd.Function):
     """Differentiates `geometric_op_backward` through the generated torch code, to any order."""
 
     @staticmethod
-    def forward(ctx, count, expression, algebra, normalize, eps, wrt, grad, out, scales, *tensors):
+    def forward(ctx, count, expression, algebra, normalize, eps, wrt, generator, grad, out, scales, *tensors):
         with torch._C._AutoDispatchBelowAutograd():
             gradients = torch.ops.cliffnn.geometric_op_backward.default(
                 grad,
@@ -134,6 +147,7 @@ class _Backward(torch.autograd.Function):
                 normalize,
                 eps,
                 wrt,
+                generator,
             )
         ctx.save_for_backward(grad, *tensors)
         ctx.set_materialize_grads(False)
@@ -145,13 +159,13 @@ class _Backward(torch.autograd.Function):
         count, expression, algebra, normalize, eps, wrt = ctx.arguments
         # out and scales are functions of rows and params here, so nothing flows through them as inputs
         saved = ctx.saved_tensors
-        needed = [ctx.needs_input_grad[6], *ctx.needs_input_grad[9:]]
+        needed = [ctx.needs_input_grad[7], *ctx.needs_input_grad[10:]]
         higher = torch.is_grad_enabled()
         with torch.enable_grad():
             # a view, not a copy: with create_graph the result stays connected to what was saved
             grad, *tensors = [t.view_as(t) if higher else t.detach().requires_grad_() for t in saved]
             tensors = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
-            value = generated.differentiable(
+            value = traceable.differentiable(
                 expression, Algebra(algebra), tensors[:count], tensors[count:], normalize, eps
             )
             chosen = [t for t, wanted in zip(tensors, wrt, strict=True) if wanted]
@@ -170,18 +184,43 @@ class _Backward(torch.autograd.Function):
                 else [None] * len(targets)
             )
         results = [next(second) if wanted else None for wanted in needed]
-        return (None,) * 6 + (results[0], None, None, *results[1:])
+        return (None,) * 7 + (results[0], None, None, *results[1:])
 
 
-def _forward_autograd(rows, params, expression, algebra, normalize, eps):
-    return _Forward.apply(len(rows), expression, algebra, normalize, eps, *rows, *params)
+def _forward_autograd(rows, params, expression, algebra, normalize, eps, generator):
+    return _Forward.apply(len(rows), expression, algebra, normalize, eps, generator, *rows, *params)
 
 
-def _backward_autograd(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt):
+def _backward_autograd(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt, generator):
     gradients = _Backward.apply(
-        len(rows), expression, algebra, normalize, eps, list(wrt), grad, out, scales, *rows, *params
+        len(rows), expression, algebra, normalize, eps, list(wrt), generator, grad, out, scales, *rows, *params
     )
     return list(gradients)
+
+
+def _visible(run):
+    """A rule for AOTAutograd: on a CPU the compiler shall see, and fuse, every step of an operator.
+
+    Kernels on a GPU are better than what a compiler makes of the steps, and exported programs shall hold operators.
+    """
+
+    def rule(mode, operator, types, args, kwargs):
+        arguments = dict(zip((argument.name for argument in operator._schema.arguments), args, strict=True))
+        small = len(Algebra(arguments["algebra"])) <= _VISIBLE_BLADES
+        if mode.export or not small or arguments["rows"][0].device.type != "cpu":
+            return mode.__torch_dispatch__(operator, types, args, kwargs)
+        with mode:
+            return run(**arguments)
+
+    return rule
+
+
+def _forward_visible(rows, params, expression, algebra, normalize, eps, generator):
+    return traceable.forward(expression, Algebra(algebra), rows, params, normalize, eps)
+
+
+def _backward_visible(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt, generator):
+    return traceable.backward(expression, Algebra(algebra), grad, out, scales, rows, params, normalize, wrt)
 
 
 for _key in ("CPU", "CUDA"):
@@ -191,3 +230,5 @@ _library.impl("geometric_op", _forward_autograd, "Autograd")
 _library.impl("geometric_op_backward", _backward_autograd, "Autograd")
 torch.library.register_fake("cliffnn::geometric_op", _forward_fake, lib=_library)
 torch.library.register_fake("cliffnn::geometric_op_backward", _backward_fake, lib=_library)
+for _name, _rule in (("geometric_op", _forward_visible), ("geometric_op_backward", _backward_visible)):
+    torch.library.register_torch_dispatch(f"cliffnn::{_name}", FunctionalTensorMode, _visible(_rule), lib=_library)

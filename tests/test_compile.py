@@ -1,40 +1,144 @@
-"""Every kind of kernel compiles for GPUs that are not there, and keeps to its registers."""
+"""Under torch.compile: what the compiler sees, what comes out, and when it compiles anew.
 
-import json
+Inductor takes half a minute for Cl(3), so most tests stop at the graphs that it would get.
+"""
+
 import subprocess
 import sys
 
 import pytest
+import reference
+import torch
+from test_operators import DTYPES, OPERATORS, SIGNATURES, executor, public, random_inputs, truth
+from torch import nn
 
-pytest.importorskip("triton")
+from cliffnn import Algebra, ops
+from cliffnn import functional as F
+from cliffnn.layers import MVLinear, SGPNormBlock
 
-# Bytes of stack that a kernel is known to use; every other uses none.
-KNOWN_SPILLS = {"gelu_weighted_geometric_product_R1_3_backward_x_y_w_norm_rows_triton": 72}
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    """The report, made in a process of its own: in this one Triton interprets."""
-    path = tmp_path_factory.mktemp("report") / "report.json"
-    run = [sys.executable, "-W", "error::UserWarning", "-m", "benchmarks.compile_report", "--quick", "--output", path]
-    subprocess.run(run, check=True)
-    report = json.loads(path.read_text())
-    assert not report["errors"]
-    return report["kernels"]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
 
 
-@pytest.mark.parametrize("algebra", ["R2", "R3", "R1,3"])
-def test_no_kernel_spills_registers(kernels, algebra):
-    kernels = [kernel for kernel in kernels if (kernel["device"], kernel["algebra"]) == ("sm_90", algebra)]
-    names = " ".join(kernel["kernel"] for kernel in kernels)
-    assert "forward" in names
-    assert "backward" in names
-    for kernel in kernels:
-        assert kernel["registers"] > 0
-        assert kernel["stack"] <= KNOWN_SPILLS.get(kernel["kernel"], 0), kernel
+@pytest.fixture(autouse=True)
+def forget_compiled_code():
+    torch.compiler.reset()
+    for algebra in SIGNATURES:
+        Algebra(algebra)
+    yield
+    torch.compiler.reset()
 
 
-def test_every_kernel_fits_its_device(kernels):
-    assert {kernel["device"] for kernel in kernels} == {"sm_90", "gfx942"}
-    for kernel in kernels:
-        assert kernel["fits"], kernel
+@pytest.fixture
+def inductor_folder(tmp_path, monkeypatch):
+    """A cache of inductor that is empty at the start."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+
+def recording_backend(graphs):
+    """Like inductor up to the graphs of forward and backward, which are recorded and run step by step."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    def record(graph, _):
+        graphs.append({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
+        return graph.forward
+
+    from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+
+    return aot_autograd(
+        fw_compiler=lambda *arguments: make_boxed_func(record(*arguments)),
+        bw_compiler=lambda *arguments: make_boxed_func(record(*arguments)),
+        partition_fn=min_cut_rematerialization_partition,
+    )
+
+
+@pytest.mark.parametrize("algebra", SIGNATURES)
+def test_only_large_algebras_are_opaque(algebra):
+    graphs: list[set[str]] = []
+    inputs = random_inputs("gelu_weighted_geometric_product", algebra, [3], 5, dtype=torch.float64)
+    function = torch.compile(
+        lambda x, y, w: F.gelu_sgp_norm(x, y, w, algebra), fullgraph=True, backend=recording_backend(graphs)
+    )
+    reference.assert_correct(function, truth("gelu_weighted_geometric_product", algebra, True), inputs)
+    forward, backward = graphs
+    opaque = 2 ** sum(SIGNATURES[algebra]) >= 32
+    assert ("cliffnn.geometric_op.default" in forward) == opaque
+    assert ("cliffnn.geometric_op_backward.default" in backward) == opaque
+    assert ("aten.erf.default" in forward) != opaque
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("expression", "normalize"), OPERATORS)
+@pytest.mark.parametrize("algebra", [algebra for algebra in SIGNATURES if algebra != "R5"])
+def test_what_the_compiler_sees_is_right(algebra, expression, normalize, dtype):
+    """Without a compiler: that would take its time over each, and repeat what it is told."""
+    function = executor("traceable", expression, algebra, normalize)
+    for rows in (0, 7):
+        inputs = random_inputs(expression, algebra, [rows], 5, dtype=dtype)
+        reference.assert_correct(function, truth(expression, algebra, normalize), inputs)
+
+
+@pytest.mark.parametrize("needs_grad", [[True, False, False], [False, True, False], [False, False, True]], ids=str)
+def test_gradients_of_some_inputs(needs_grad):
+    inputs = random_inputs("gelu_weighted_geometric_product", "R2", [7], 5)
+    function = torch.compile(lambda *xyw: F.gelu_sgp_norm(*xyw, "R2"), fullgraph=True, backend="aot_eager")
+    reference.assert_correct(function, truth("gelu_weighted_geometric_product", "R2", True), inputs, needs_grad)
+
+
+@pytest.mark.parametrize(
+    ("algebra", "dtype"), [("R2", torch.bfloat16), ("R2", torch.float64), ("R3", torch.float32)], ids=str
+)
+def test_inductor(inductor_folder, algebra, dtype):
+    """Vectorised by the channel, with a rest: 28 is no multiple of what a register holds."""
+    expression = "gelu_weighted_geometric_product"
+    inputs = random_inputs(expression, algebra, [19], 28, dtype=dtype)
+    function = torch.compile(public(expression, algebra, True), fullgraph=True)
+    reference.assert_correct(function, truth(expression, algebra, True), inputs)
+
+
+def test_training_with_inductor(inductor_folder):
+    """A whole network: gradients as without the compiler, batches of another size without a third compilation."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    def network(dtype):
+        torch.manual_seed(0)
+        return nn.Sequential(MVLinear(2, 6, "R2"), SGPNormBlock(6, "R2"), MVLinear(6, 1, "R2")).to(dtype)
+
+    def gradients(model, x):
+        return torch.autograd.grad(model(x).square().sum(), [x, *parameters])
+
+    counter = CompileCounterWithBackend("inductor")
+    model, exact = network(torch.float64), network(torch.float64)
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for rows in (40, 50, 60, 7):
+        x = torch.randn(rows, 4, 2, dtype=torch.float64, requires_grad=True)
+        parameters = list(model.parameters())
+        got = gradients(compiled, x)
+        parameters = list(exact.parameters())
+        for g, wanted in zip(got, gradients(exact, x), strict=True):
+            torch.testing.assert_close(g, wanted, rtol=1e-9, atol=1e-12)
+    assert counter.frame_count == 2
+
+
+def test_new_generator_is_never_served_old_code(inductor_folder, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    def outcome():
+        torch.compiler.reset()
+        counters.clear()
+        torch.compile(lambda x: F.gelu(x, "R2"), fullgraph=True)(torch.randn(3, 4, 8))
+        return {name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("hit", "miss")}
+
+    assert outcome() == {"hit": 0, "miss": 1}
+    assert outcome() == {"hit": 1, "miss": 0}
+    monkeypatch.setattr(ops, "GENERATOR", "another")
+    assert outcome() == {"hit": 0, "miss": 1}
+
+
+def test_import_leaves_the_compiler_alone():
+    """It costs seconds that only who compiles shall pay."""
+    script = (
+        "import sys, torch, cliffnn.functional as F, cliffnn.layers;"
+        "F.gelu(torch.randn(3, 4, 8, requires_grad=True), 'R2').sum().backward();"
+        "print([name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"

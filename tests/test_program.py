@@ -6,8 +6,8 @@ import sympy
 from cliffnn import Algebra
 from cliffnn.codegen import function_source, programs
 from cliffnn.expressions import EXPRESSIONS
-from cliffnn.kernels.schedule import scheduled
 from cliffnn.program import Call
+from cliffnn.schedule import scheduled
 
 
 def functions(name, argument):

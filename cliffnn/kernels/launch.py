@@ -13,12 +13,12 @@ from torch import Tensor
 from cliffnn import cache
 from cliffnn.algebra import Algebra
 from cliffnn.expressions import EXPRESSIONS
-from cliffnn.generated import compute_dtype, sign_tolerance
 from cliffnn.kernels import plan, source
 from cliffnn.kernels.plan import Tiling
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.source import Kernel
 from cliffnn.kernels.sums import sums
+from cliffnn.norm import compute_dtype, sign_tolerance
 
 
 class Launch:

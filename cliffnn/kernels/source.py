@@ -294,7 +294,7 @@ def _kernel(
 
 def _function(name: str, program, totals: list[str] | None = None) -> str:
     """A program as a function of tuples; the groups named in ``totals`` come in too, and are added to."""
-    from cliffnn.kernels.schedule import scheduled
+    from cliffnn.schedule import scheduled
 
     muls, adds = program.operations
     summed = {symbol for group in totals or () for symbol in program.outputs[group]}
@@ -370,7 +370,7 @@ def _inner(algebra: Algebra, grade: int, grad: str = "grad") -> str:
 def _gradient_before_norm(algebra: Algebra, grade: int) -> list[str]:
     """scale (g - sign(q) m out mean(sum g out)), over the names ``grad_out``.
 
-    A sign that rounding errors decide counts as zero, see `cliffnn.generated.sign_tolerance`.
+    A sign that rounding errors decide counts as zero, see `cliffnn.norm.sign_tolerance`.
     """
     blades = _blades_of(algebra, grade)
     metric = {b: algebra.quadratic_form[b] for b in blades}

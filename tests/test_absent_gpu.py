@@ -1,0 +1,40 @@
+"""Every kind of kernel compiles for GPUs that are not there, and keeps to its registers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+# Bytes of stack that a kernel is known to use; every other uses none.
+KNOWN_SPILLS = {"gelu_weighted_geometric_product_R1_3_backward_x_y_w_norm_rows_triton": 72}
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """The report, made in a process of its own: in this one Triton interprets."""
+    path = tmp_path_factory.mktemp("report") / "report.json"
+    run = [sys.executable, "-W", "error::UserWarning", "-m", "benchmarks.compile_report", "--quick", "--output", path]
+    subprocess.run(run, check=True)
+    report = json.loads(path.read_text())
+    assert not report["errors"]
+    return report["kernels"]
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R3", "R1,3"])
+def test_no_kernel_spills_registers(kernels, algebra):
+    kernels = [kernel for kernel in kernels if (kernel["device"], kernel["algebra"]) == ("sm_90", algebra)]
+    names = " ".join(kernel["kernel"] for kernel in kernels)
+    assert "forward" in names
+    assert "backward" in names
+    for kernel in kernels:
+        assert kernel["registers"] > 0
+        assert kernel["stack"] <= KNOWN_SPILLS.get(kernel["kernel"], 0), kernel
+
+
+def test_every_kernel_fits_its_device(kernels):
+    assert {kernel["device"] for kernel in kernels} == {"sm_90", "gfx942"}
+    for kernel in kernels:
+        assert kernel["fits"], kernel
