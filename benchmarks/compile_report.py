@@ -4,8 +4,8 @@
 
 The executors run as they do on a GPU, with the tiles that `cliffnn.kernels.plan` chooses, but on a driver that launches
 nothing (`benchmarks.absent_gpu`); the folder of compiled kernels is empty at the start. Gradients are those of all
-inputs. Seconds are of a CPU that does nothing else; registers are those of a thread; stack, where registers spill to,
-is its bytes, shared the bytes of a program. A kernel that does not fit its device can be compiled, not launched.
+inputs. Seconds are CPU time, longer on a busy machine; registers are those of a thread; stack, where registers spill
+to, is its bytes, shared the bytes of a program. A kernel that does not fit its device can be compiled, not launched.
 """
 
 from __future__ import annotations
