@@ -57,10 +57,13 @@ class Algebra:
     r: int
 
     _instances: ClassVar[dict[tuple[int, int, int], Algebra]] = {}
+    _named: ClassVar[dict[str, Algebra]] = {}
 
     def __new__(cls, spec: AlgebraLike) -> Algebra:
         if isinstance(spec, Algebra):
             return spec
+        if isinstance(spec, str) and spec in cls._named:
+            return cls._named[spec]
         signature = _parse(spec)
         if signature not in cls._instances:
             self = super().__new__(cls)
@@ -71,6 +74,7 @@ class Algebra:
                     getattr(self, name)
             # setdefault: of two threads meeting an algebra first, both get the same object
             cls._instances.setdefault(signature, self)
+            cls._named.setdefault(self.name, cls._instances[signature])
         return cls._instances[signature]
 
     def __setattr__(self, name: str, value: Any) -> None:

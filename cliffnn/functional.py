@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.linear import linear as _linear
 from cliffnn.ops import geometric_op
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "gelu_sgp_norm",
     "geometric_product",
     "grade",
+    "linear",
     "rms_norm",
     "to_blades_first",
     "to_channels_first",
@@ -137,6 +139,62 @@ def weighted_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Al
     """
     algebra = Algebra(algebra)
     return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight})
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike) -> Tensor:
+    r"""Mix channels, with a matrix for each grade.
+
+    .. math:: \langle o_c \rangle_k = \sum_{c'} W_{k,c c'} \langle x_{c'} \rangle_k + \delta_{k0} b_c
+
+    Under float32, products are as exact as `torch.set_float32_matmul_precision` asks for.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, in_channels)``.
+    weight : Tensor
+        ``(grades, out_channels, in_channels)``.
+    bias : Tensor or None
+        ``(out_channels,)``, added to the scalar blade: anywhere else it would break equivariance.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, out_channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has another shape, dtype or device than these.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, equation 9.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> x, weight = torch.randn(10, 8, 16), torch.randn(4, 32, 16)
+    >>> F.linear(x, weight, None, "R3").shape
+    torch.Size([10, 8, 32])
+    """
+    algebra = Algebra(algebra)
+    _check_multivector("x", x, algebra)
+    tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    if autocasting(x.device.type):
+        tensors = _autocast(tensors)
+    _check_alike(tensors)
+    x, weight, bias = tensors["x"], tensors["weight"], tensors.get("bias")
+    if weight.ndim != 3 or weight.shape[::2] != (len(algebra.grades), x.shape[-1]):
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, wanted ({len(algebra.grades)} grades of {algebra.name}, "
+            f"out_channels, {x.shape[-1]} in_channels)"
+        )
+    if bias is not None and bias.shape != weight.shape[1:2]:
+        raise ValueError(f"bias: got shape {tuple(bias.shape)}, wanted ({weight.shape[1]} out_channels,)")
+    out = _linear(_flat(x, x.shape), weight, bias, algebra)
+    return out if x.ndim == 3 else out.reshape(*x.shape[:-1], weight.shape[1])
 
 
 def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
@@ -393,14 +451,7 @@ def _apply(
     params = params or {}
     if autocasting(next(iter(rows.values())).device.type):
         rows, params = _autocast(rows), _autocast(params)
-    first, x = next(iter(rows.items()))
-    for name, other in {**rows, **params}.items():
-        if not isinstance(other, Tensor):
-            raise TypeError(f"{name}: got {type(other).__name__}, wanted a torch.Tensor")
-        if other.device != x.device:
-            raise ValueError(f"{name}: got a tensor on {other.device}, wanted {x.device}, where {first} is")
-        if other.dtype != x.dtype:
-            raise TypeError(f"{name}: got {other.dtype}, wanted {x.dtype}, the dtype of {first}")
+    _check_alike({**rows, **params})
     shape = _broadcast(rows)
     for name, param in params.items():
         for row_name, row in rows.items():
@@ -411,9 +462,31 @@ def _apply(
             raise ValueError(
                 f"{name}: got shape {tuple(param.shape)}, wanted {wanted}: (paths of {algebra.name}, channels)"
             )
-    flat = [row.expand(shape).reshape(-1, *shape[-2:]).contiguous() for row in rows.values()]
+    flat = [_flat(row, shape) for row in rows.values()]
     coefficients = [param.contiguous() for param in params.values()]
-    return geometric_op(expression, algebra, flat, coefficients, normalize, eps).reshape(shape)
+    out = geometric_op(expression, algebra, flat, coefficients, normalize, eps)
+    return out if out.shape == shape else out.reshape(shape)
+
+
+def _flat(row: Tensor, shape: torch.Size) -> Tensor:
+    """Contiguous, with one leading dimension; views that change nothing cost host time too."""
+    if row.shape != shape:
+        row = row.expand(shape)
+    if len(shape) != 3:
+        row = row.reshape(-1, *shape[-2:])
+    return row.contiguous()
+
+
+def _check_alike(tensors: dict[str, Tensor]) -> None:
+    """Complain about any that is not on the device of the first, and of its dtype."""
+    first, x = next(iter(tensors.items()))
+    for name, other in tensors.items():
+        if not isinstance(other, Tensor):
+            raise TypeError(f"{name}: got {type(other).__name__}, wanted a torch.Tensor")
+        if other.device != x.device:
+            raise ValueError(f"{name}: got a tensor on {other.device}, wanted {x.device}, where {first} is")
+        if other.dtype != x.dtype:
+            raise TypeError(f"{name}: got {other.dtype}, wanted {x.dtype}, the dtype of {first}")
 
 
 def autocasting(device: str) -> bool:
@@ -431,6 +504,8 @@ def _autocast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _broadcast(rows: dict[str, Tensor]) -> torch.Size:
     shapes = [row.shape for row in rows.values()]
+    if all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
     try:
         return torch.broadcast_shapes(*shapes)
     except RuntimeError:

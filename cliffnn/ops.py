@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.nn import Parameter
 
 from cliffnn import cache, generated, traceable
 from cliffnn.algebra import Algebra
@@ -21,15 +22,15 @@ from cliffnn.norm import compute_dtype
 # An argument of the operators, so that the key of torch.compile's cache on disk depends on what is generated.
 GENERATOR = cache.fingerprint()
 
-_library = torch.library.Library("cliffnn", "DEF")
+library = torch.library.Library("cliffnn", "DEF")
 # Compilers take seconds for 16 blades, minutes for 32.
 _VISIBLE_BLADES = 16
 
-_library.define(
+library.define(
     "geometric_op(Tensor[] rows, Tensor[] params, str expression, str algebra, bool normalize, float eps,"
     " str generator) -> (Tensor, Tensor)"
 )
-_library.define(
+library.define(
     "geometric_op_backward(Tensor grad, Tensor out, Tensor scales, Tensor[] rows, Tensor[] params,"
     " str expression, str algebra, bool normalize, float eps, bool[] wrt, str generator) -> Tensor[]"
 )
@@ -44,10 +45,29 @@ def geometric_op(
     eps: float = 1e-6,
 ) -> Tensor:
     """Evaluate an expression on contiguous ``(rows, blades, channels)`` tensors; see `cliffnn.generated.forward`."""
+    tensors = [*rows, *params]
+    if unobserved(tensors):
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return _forward_autograd(rows, params, expression, algebra.name, normalize, eps, GENERATOR)[0]
+        return _forward(rows, params, expression, algebra.name, normalize, eps, GENERATOR)[0]
     out, _ = torch.ops.cliffnn.geometric_op.default(
         list(rows), list(params), expression, algebra.name, normalize, eps, GENERATOR
     )
     return out
+
+
+def unobserved(tensors: Sequence[Tensor]) -> bool:
+    """Whether an operator has nobody to tell of itself: no compiler, transform, mode or profiler, no kind of tensor.
+
+    What runs is the same; the way through torch's dispatcher costs more than a kernel on a small batch.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    ) and all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
 
 
 def _executor(device: torch.device) -> ModuleType:
@@ -93,11 +113,12 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, count, expression, algebra, normalize, eps, generator, *tensors):
-        rows, params = list(tensors[:count]), list(tensors[count:])
-        with torch._C._AutoDispatchBelowAutograd():
-            out, scales = torch.ops.cliffnn.geometric_op.default(
-                rows, params, expression, algebra, normalize, eps, generator
-            )
+        arguments = tensors[:count], tensors[count:], expression, algebra, normalize, eps, generator
+        if unobserved(tensors):
+            out, scales = _forward(*arguments)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                out, scales = torch.ops.cliffnn.geometric_op.default(*arguments)
         # without the norm nothing needs the result, which may then be changed in place
         ctx.save_for_backward(out if normalize else scales, scales, *tensors)
         ctx.mark_non_differentiable(scales)
@@ -112,20 +133,11 @@ class _Forward(torch.autograd.Function):
         if grad is None or not any(wrt):
             return (None,) * (6 + len(wrt))
         out, scales, *tensors = ctx.saved_tensors
+        alone = not torch.is_grad_enabled() and unobserved([grad, *tensors])
+        run = _backward if alone else torch.ops.cliffnn.geometric_op_backward.default
+        rows, params = tensors[:count], tensors[count:]
         gradients = iter(
-            torch.ops.cliffnn.geometric_op_backward.default(
-                grad,
-                out,
-                scales,
-                tensors[:count],
-                tensors[count:],
-                expression,
-                algebra,
-                normalize,
-                eps,
-                list(wrt),
-                generator,
-            )
+            run(grad, out, scales, rows, params, expression, algebra, normalize, eps, list(wrt), generator)
         )
         return (None,) * 6 + tuple(next(gradients) if wanted else None for wanted in wrt)
 
@@ -137,17 +149,7 @@ class _Backward(torch.autograd.Function):
     def forward(ctx, count, expression, algebra, normalize, eps, wrt, generator, grad, out, scales, *tensors):
         with torch._C._AutoDispatchBelowAutograd():
             gradients = torch.ops.cliffnn.geometric_op_backward.default(
-                grad,
-                out,
-                scales,
-                list(tensors[:count]),
-                list(tensors[count:]),
-                expression,
-                algebra,
-                normalize,
-                eps,
-                wrt,
-                generator,
+                grad, out, scales, tensors[:count], tensors[count:], expression, algebra, normalize, eps, wrt, generator
             )
         ctx.save_for_backward(grad, *tensors)
         ctx.set_materialize_grads(False)
@@ -224,11 +226,11 @@ def _backward_visible(grad, out, scales, rows, params, expression, algebra, norm
 
 
 for _key in ("CPU", "CUDA"):
-    _library.impl("geometric_op", _forward, _key)
-    _library.impl("geometric_op_backward", _backward, _key)
-_library.impl("geometric_op", _forward_autograd, "Autograd")
-_library.impl("geometric_op_backward", _backward_autograd, "Autograd")
-torch.library.register_fake("cliffnn::geometric_op", _forward_fake, lib=_library)
-torch.library.register_fake("cliffnn::geometric_op_backward", _backward_fake, lib=_library)
+    library.impl("geometric_op", _forward, _key)
+    library.impl("geometric_op_backward", _backward, _key)
+library.impl("geometric_op", _forward_autograd, "Autograd")
+library.impl("geometric_op_backward", _backward_autograd, "Autograd")
+torch.library.register_fake("cliffnn::geometric_op", _forward_fake, lib=library)
+torch.library.register_fake("cliffnn::geometric_op_backward", _backward_fake, lib=library)
 for _name, _rule in (("geometric_op", _forward_visible), ("geometric_op_backward", _backward_visible)):
-    torch.library.register_torch_dispatch(f"cliffnn::{_name}", FunctionalTensorMode, _visible(_rule), lib=_library)
+    torch.library.register_torch_dispatch(f"cliffnn::{_name}", FunctionalTensorMode, _visible(_rule), lib=library)

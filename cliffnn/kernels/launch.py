@@ -15,7 +15,7 @@ from cliffnn.algebra import Algebra
 from cliffnn.expressions import EXPRESSIONS
 from cliffnn.kernels import plan, source
 from cliffnn.kernels.plan import Tiling
-from cliffnn.kernels.prepared import Prepared, multiprocessors
+from cliffnn.kernels.prepared import Prepared, multiprocessors, shared_memory
 from cliffnn.kernels.source import Kernel
 from cliffnn.kernels.sums import sums
 from cliffnn.norm import compute_dtype, sign_tolerance
@@ -88,7 +88,7 @@ def forward(
     tensors["scales"] = scales
     if count == 0:
         return out, scales
-    first, scale = _forward_launches(expression, algebra, normalize, eps, channels, x.dtype)
+    first, scale = _forward_launches(expression, algebra, normalize, eps, channels, x.dtype, shared_memory(x.device))
     if scale is None:
         first(tensors, count)
         return out, scales
@@ -104,11 +104,11 @@ def forward(
 
 @functools.cache
 def _forward_launches(
-    expression: str, algebra: Algebra, normalize: bool, eps: float, channels: int, dtype: torch.dtype
+    expression: str, algebra: Algebra, normalize: bool, eps: float, channels: int, dtype: torch.dtype, shared: int
 ) -> tuple[Launch, Launch | None]:
     """The kernel, and one that normalises what it left unfinished."""
     blades = len(algebra)
-    tiling = plan.forward_tiling(blades, channels, dtype.itemsize)
+    tiling = plan.forward_tiling(blades, channels, dtype.itemsize, shared)
     kernel = Kernel(expression, algebra, normalize, whole_rows=tiling.whole_rows, loop=tiling.resident is not None)
     first = Launch(kernel, "forward", tiling, channels, dtype, EPS=eps)
     if tiling.whole_rows or not normalize:
@@ -136,7 +136,9 @@ def backward(
     chosen = tuple(name for name, wanted in zip(sources, wrt, strict=True) if wanted)
     if count == 0:
         return [torch.zeros_like(sources[name]) for name in chosen]
-    inner, launches = _backward_launches(expression, algebra, normalize, chosen, channels, grad.dtype)
+    inner, launches = _backward_launches(
+        expression, algebra, normalize, chosen, channels, grad.dtype, shared_memory(grad.device)
+    )
     programs = launches[0].programs(count, grad.device)
     tensors = {**sources, "grad": grad, "out": out, "scales": scales}
     for name in chosen:
@@ -163,11 +165,17 @@ def backward(
 
 @functools.cache
 def _backward_launches(
-    expression: str, algebra: Algebra, normalize: bool, wrt: tuple[str, ...], channels: int, dtype: torch.dtype
+    expression: str,
+    algebra: Algebra,
+    normalize: bool,
+    wrt: tuple[str, ...],
+    channels: int,
+    dtype: torch.dtype,
+    shared: int,
 ) -> tuple[Launch | None, list[Launch]]:
     """The kernel that sums what the norm's gradient needs, if another has to, and those of the gradients."""
     blades = len(algebra)
-    tiling = plan.backward_tiling(blades, channels, dtype.itemsize)
+    tiling = plan.backward_tiling(blades, channels, dtype.itemsize, shared)
     tolerance = sign_tolerance(compute_dtype(dtype) if tiling.recompute else dtype)
     inner = None
     if normalize and not tiling.whole_rows:

@@ -1,12 +1,28 @@
-"""The linear map of each grade, on tensor cores: weights are used as they are, one matrix for all blades of a grade."""
+"""The linear map of each grade, on tensor cores: weights are used as they are, one matrix for all blades of a grade.
+
+Wide matrices are torch's own products, on views; narrow ones, where those waste most of a tile, are kernels.
+"""
 
 from __future__ import annotations
 
+import functools
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from cliffnn.algebra import Algebra
+from cliffnn.kernels.plan import power_of_two
+from cliffnn.kernels.prepared import Prepared, multiprocessors
+from cliffnn.kernels.sums import sums
+
+# Channels from which on torch's own matrix product is as fast.
+_WIDE = 128
+_ROWS = 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def linear_fwd_kernel(
     x_ptr,
     weight_ptr,
@@ -17,34 +33,32 @@ def linear_fwd_kernel(
     BLADES: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
+    INPUT_STRIDE: tl.constexpr,
+    OUTPUT_STRIDE: tl.constexpr,
     BIAS: tl.constexpr,
     ROWS: tl.constexpr,
     OUT: tl.constexpr,
     IN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Out = x weight^T, with a weight ``(OUTPUTS, INPUTS)`` for each grade; the bias is added to the scalars."""
-    columns: tl.constexpr = (OUTPUTS + OUT - 1) // OUT
-    column = tl.program_id(0) % columns
-    blade = tl.program_id(0) // columns % BLADES
-    first = (tl.program_id(0) // (columns * BLADES)).to(tl.int64) * ROWS
+    """Multiply some rows of one blade with the matrix of its grade; the bias is added to the scalars."""
+    blade = tl.program_id(0) % BLADES
+    first = (tl.program_id(0) // BLADES).to(tl.int64) * ROWS
     grade = tl.load(grades_ptr + blade)
     row = tl.arange(0, ROWS)
-    valid = (first + row < rows)[:, None]
-    output = column * OUT + tl.arange(0, OUT)
     input = tl.arange(0, IN)
+    output = tl.program_id(1) * OUT + tl.arange(0, OUT)
+    valid = (first + row < rows)[:, None]
+    exists = (output < OUTPUTS)[None, :]
     x_ptr += (first * BLADES + blade) * INPUTS
     weight_ptr += grade * (OUTPUTS * INPUTS)
-    x_at = row[:, None] * (BLADES * INPUTS) + input[None, :]
-    weight_at = output[None, :] * INPUTS + input[:, None]
-    exists = (output < OUTPUTS)[None, :]
     total = tl.zeros((ROWS, OUT), tl.float32)
     for start in range(0, INPUTS, IN):
-        x = tl.load(x_ptr + x_at, valid & (start + input < INPUTS)[None, :], 0.0)
-        weight = tl.load(weight_ptr + weight_at, exists & (start + input < INPUTS)[:, None], 0.0)
+        known = start + input < INPUTS
+        x = tl.load(x_ptr + row[:, None] * (BLADES * INPUTS) + start + input[None, :], valid & known[None, :], 0.0)
+        weight_at = output[None, :] * OUTPUT_STRIDE + (start + input)[:, None] * INPUT_STRIDE
+        weight = tl.load(weight_ptr + weight_at, exists & known[:, None], 0.0)
         total = tl.dot(x, weight, total, input_precision=PRECISION)
-        x_ptr += IN
-        weight_ptr += IN
     if BIAS:
         bias = tl.load(bias_ptr + output, output < OUTPUTS, 0.0).to(tl.float32)
         total += tl.where(grade == 0, bias, 0.0)[None, :]
@@ -52,8 +66,8 @@ def linear_fwd_kernel(
     tl.store(out_ptr + row[:, None] * (BLADES * OUTPUTS) + output[None, :], total, valid & exists)
 
 
-@triton.jit
-def linear_weight_kernel(
+@triton.jit(do_not_specialize=["rows"])
+def linear_bwd_kernel(
     grad_ptr,
     x_ptr,
     partial_ptr,
@@ -61,45 +75,124 @@ def linear_weight_kernel(
     BLADES: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
-    CHUNKS: tl.constexpr,
     ROWS: tl.constexpr,
     OUT: tl.constexpr,
     IN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Partial sums, one a blade and chunk of rows, of grad^T x."""
+    """Sum over some rows of one blade the products of gradient and input, for the gradient of the matrix."""
     columns: tl.constexpr = (INPUTS + IN - 1) // IN
-    output = tl.program_id(0) // columns * OUT + tl.arange(0, OUT)
-    input = tl.program_id(0) % columns * IN + tl.arange(0, IN)
-    blade = tl.program_id(1) // CHUNKS
+    output = tl.program_id(2) // columns * OUT + tl.arange(0, OUT)
+    input = tl.program_id(2) % columns * IN + tl.arange(0, IN)
+    blade = tl.program_id(1)
     row = tl.arange(0, ROWS)
-    grad_at = row[None, :] * (BLADES * OUTPUTS) + output[:, None]
-    x_at = row[:, None] * (BLADES * INPUTS) + input[None, :]
     total = tl.zeros((OUT, IN), tl.float32)
-    for tile in range(tl.program_id(1) % CHUNKS, tl.cdiv(rows, ROWS), CHUNKS):
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        # under the interpreter a loop variable is a plain int, which has no method to widen it
         first = tl.full((), ROWS, tl.int64) * tile
         valid = first + row < rows
         index = first * BLADES + blade
+        grad_at = row[None, :] * (BLADES * OUTPUTS) + output[:, None]
         grad = tl.load(grad_ptr + index * OUTPUTS + grad_at, valid[None, :] & (output < OUTPUTS)[:, None], 0.0)
+        x_at = row[:, None] * (BLADES * INPUTS) + input[None, :]
         x = tl.load(x_ptr + index * INPUTS + x_at, valid[:, None] & (input < INPUTS)[None, :], 0.0)
         total = tl.dot(grad, x, total, input_precision=PRECISION)
-    address = (tl.program_id(1) * OUTPUTS + output)[:, None] * INPUTS + input[None, :]
+    part = blade * tl.num_programs(0) + tl.program_id(0)
+    address = (part * OUTPUTS + output)[:, None] * INPUTS + input[None, :]
     tl.store(partial_ptr + address, total, (output < OUTPUTS)[:, None] & (input < INPUTS)[None, :])
 
 
-@triton.jit
-def linear_sum_kernel(
-    partial_ptr,
-    grad_weight_ptr,
-    starts_ptr,
-    SIZE: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Add the partial sums of each grade's blades and chunks, in a fixed order."""
-    grade = tl.program_id(1)
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for part in range(tl.load(starts_ptr + grade) * CHUNKS, tl.load(starts_ptr + grade + 1) * CHUNKS):
-        total += tl.load(partial_ptr + part * SIZE + index, index < SIZE, 0.0)
-    tl.store(grad_weight_ptr + grade * SIZE + index, total, index < SIZE)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> Tensor:
+    """See `cliffnn.linear.linear`."""
+    rows, blades, inputs = x.shape
+    outputs = weight.shape[1]
+    out = x.new_empty(rows, blades, outputs)
+    if rows == 0:
+        return out
+    if x.dtype == torch.float64 or min(inputs, outputs) >= _WIDE:
+        for k, s in enumerate(algebra.grade_slices):
+            if k == 0 and bias is not None:
+                torch.addmm(bias, x[:, 0], weight[0].mT, out=out[:, 0])
+            else:
+                matrices = weight[k].mT.expand(s.stop - s.start, -1, -1)
+                torch.bmm(x[:, s].transpose(0, 1), matrices, out=out[:, s].transpose(0, 1))
+        return out
+    if not (weight.is_contiguous() or weight.mT.is_contiguous()):
+        weight = weight.contiguous()
+    strides = weight.stride()[1:]
+    run, columns = _forward(algebra, inputs, outputs, strides, bias is not None, _precision(x))
+    grid = (-(-rows // _ROWS) * blades, columns, 1)
+    run(grid, (x, weight, weight if bias is None else bias, out, _grades(algebra, x.device)), rows)
+    return out
+
+
+def linear_weight(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
+    """See `cliffnn.linear.linear_weight`."""
+    rows, blades, inputs = x.shape
+    outputs = grad.shape[-1]
+    starts = (*(s.start for s in algebra.grade_slices), blades)
+    if rows == 0:
+        return x.new_zeros(len(algebra.grades), outputs, inputs)
+    if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
+        partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))[:, None]
+        return sums(partial, starts, x.dtype)
+    run, tiles = _backward(algebra, inputs, outputs, _precision(x))
+    # enough for every multiprocessor, each with many rows
+    parts = max(1, min(-(-rows // _ROWS), 2 * multiprocessors(x.device) // (blades * tiles)))
+    partial = x.new_empty(blades, parts, outputs, inputs, dtype=torch.float32)
+    run((parts, blades, tiles), (grad, x, partial), rows)
+    return sums(partial, starts, x.dtype)
+
+
+def _precision(x: Tensor) -> str:
+    """How float32 factors are multiplied: as torch's setting allows, or as exactly as float32 on tensor cores."""
+    if torch.backends.cuda.matmul.allow_tf32:
+        return "tf32"
+    return "ieee" if torch.version.hip or not x.is_cuda else "tf32x3"
+
+
+def _tile(channels: int) -> int:
+    return min(max(16, power_of_two(channels)), 64)
+
+
+@functools.cache
+def _forward(
+    algebra: Algebra, inputs: int, outputs: int, strides: tuple[int, ...], bias: bool, precision: str
+) -> tuple[Prepared, int]:
+    """The kernel, and how many tiles hold the outputs."""
+    out = _tile(outputs)
+    constants = {
+        "BLADES": len(algebra),
+        "INPUTS": inputs,
+        "OUTPUTS": outputs,
+        "INPUT_STRIDE": strides[1],
+        "OUTPUT_STRIDE": strides[0],
+        "BIAS": bias,
+        "ROWS": _ROWS,
+        "OUT": out,
+        "IN": _tile(inputs),
+        "PRECISION": precision,
+    }
+    return Prepared(linear_fwd_kernel, constants, warps=4, num_stages=2), -(-outputs // out)
+
+
+@functools.cache
+def _backward(algebra: Algebra, inputs: int, outputs: int, precision: str) -> tuple[Prepared, int]:
+    """The kernel, and how many tiles hold the matrix."""
+    out, into = _tile(outputs), _tile(inputs)
+    constants = {
+        "BLADES": len(algebra),
+        "INPUTS": inputs,
+        "OUTPUTS": outputs,
+        "ROWS": _ROWS,
+        "OUT": out,
+        "IN": into,
+        "PRECISION": precision,
+    }
+    return Prepared(linear_bwd_kernel, constants, warps=4, num_stages=3), -(-outputs // out) * -(-inputs // into)
+
+
+@functools.cache
+def _grades(algebra: Algebra, device: torch.device) -> Tensor:
+    """The grade of each blade."""
+    return torch.tensor(algebra.grade_of_blades, dtype=torch.int32, device=device)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 # A row of more elements than this does not fit the registers of a program.
 _WIDEST_ROW = 8192
-_SHARED_MEMORY = 200 * 1024
+# What a kernel takes beside the tiles in flight: reductions, exchange between threads.
+_OTHER_SHARED_MEMORY = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,28 @@ def _tiling(
     stages: int = 1,
     resident_warps: int | None = None,
     tile_bytes: int = 0,
+    shared: int = 0,
     vector: int | None = None,
     recompute: bool = True,
 ) -> Tiling:
     """Tiles at most ``widest`` channels wide, with ``per_thread`` channels a thread.
 
     ``warps`` are the least and the most of a program; ``tile_bytes``, what is in flight for a row and channel,
-    bounds the stages. A ``vector`` of ``per_thread`` channels, the default, gives a thread all blades of what it
+    bounds the stages by the ``shared`` memory of a program. A ``vector`` of ``per_thread`` channels, the default, gives a thread all blades of what it
     loads, which saves all exchange between threads; a wider one moves more at once.
     """
     width = min(power_of_two(channels), widest)
     least, most = warps
     count = min(max(least, width // (32 * per_thread)), most)
     rows = max(1, 32 * count * per_thread // width)
-    fitting = _SHARED_MEMORY // max(1, tile_bytes * rows * width)
+    fitting = (shared - _OTHER_SHARED_MEMORY) // max(1, tile_bytes * rows * width)
     resident = None if resident_warps is None else max(1, resident_warps // count)
     if vector is None:
         vector = max(1, min(rows * width // (32 * count), width))
     return Tiling(rows, width, -(-channels // width), count, vector, max(1, min(stages, fitting)), resident, recompute)
 
 
-def forward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
+def forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
     """Whole rows, unless they are too wide."""
     elements = blades * power_of_two(channels) * (2 if itemsize == 8 else 1)
     if elements > _WIDEST_ROW:
@@ -90,7 +92,7 @@ def forward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
     if blades <= 8 and (itemsize == 2 or (elements > 4096 and itemsize == 4)):
         # asynchronous copies, of at least four bytes, while the tile before is computed
         resident_warps = 8 if blades > 4 else 16
-        return _tiling(channels, width, 4, (1, 8), 3, resident_warps, 2 * blades * itemsize)
+        return _tiling(channels, width, 4, (1, 8), 3, resident_warps, 2 * blades * itemsize, shared)
     per_thread = max(1, 8 // blades)
     least = {True: 1, blades <= 4: 2, blades == 8: 4}[True]
     return _tiling(channels, width, per_thread, (least, 16))
@@ -104,7 +106,7 @@ def inner_tiling(blades: int, channels: int) -> Tiling:
     return _tiling(channels, max(32, 8192 // blades), 2, (1, 16))
 
 
-def backward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
+def backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
     """Whole rows where they are narrow, so that the norm's means over the channels cost nothing; else blocks."""
     width = power_of_two(channels)
     elements = blades * width * (2 if itemsize == 8 else 1)
@@ -112,13 +114,13 @@ def backward_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
     if blades <= 8:
         resident_warps = 8 if blades > 4 else 16
         if elements > 4096:
-            return _tiling(channels, 64, 2, (1, 1), 3, resident_warps, tile_bytes)
+            return _tiling(channels, 64, 2, (1, 1), 3, resident_warps, tile_bytes, shared)
         if itemsize == 2:
             # with half the bytes to read, reading the result is cheaper than computing it, if a row is wide
             recompute = elements < 1024
-            return _tiling(channels, width, 2, (1, 8), 3, resident_warps, tile_bytes, recompute=recompute)
+            return _tiling(channels, width, 2, (1, 8), 3, resident_warps, tile_bytes, shared, recompute=recompute)
         per_thread = 2 if elements > 2048 else 1
-        return _tiling(channels, width, per_thread, (1, 16), 3, resident_warps, tile_bytes)
+        return _tiling(channels, width, per_thread, (1, 16), 3, resident_warps, tile_bytes, shared)
     widest = width if elements <= 4096 else 32
     wide = 16 // itemsize
-    return _tiling(channels, widest, 1, (1, 8), 2, 8, tile_bytes, vector=wide, recompute=False)
+    return _tiling(channels, widest, 1, (1, 8), 2, 8, tile_bytes, shared, vector=wide, recompute=False)

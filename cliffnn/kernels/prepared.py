@@ -32,7 +32,8 @@ class Prepared:
         self._function = function
         self._constants = constants
         self._values = tuple(constants.values())
-        self._options = {"num_warps": warps, **options}
+        # Triton 3.9 warns if it is not told, and 3.10 will decide otherwise
+        self._options = {"num_warps": warps, "enable_fp_fusion": True, **options}
         self._compiled: dict[tuple, Any] = {}
 
     def __call__(self, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
@@ -54,6 +55,15 @@ def multiprocessors(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return 1
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have; a CPU has what an H100 has."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
+    return 227 * 1024
 
 
 def _device_of(tensor: Tensor) -> AbstractContextManager:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+import cliffnn.functional as F
 from cliffnn.algebra import AlgebraLike
 from cliffnn.layers.base import MVLayer, check_input, checked_channels
 
@@ -97,12 +98,7 @@ class MVLinear(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
-        grades = zip(self.weight.split(1), self.algebra.grade_sizes, strict=True)
-        weight = torch.cat([of_grade.expand(blades, -1, -1) for of_grade, blades in grades])
-        out = torch.einsum("...bi,boi->...bo", x, weight)
-        if self.bias is not None:
-            out[..., 0, :] += self.bias
-        return out
+        return F.linear(x, self.weight, self.bias, self.algebra)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, bias={self.bias is not None}"

@@ -1,0 +1,144 @@
+"""The linear map of each grade as an operator on CUDA devices; elsewhere it is torch's own matrix product.
+
+Two operators, each other's derivatives: ``cliffnn::linear`` and, for the gradient of its weight,
+``cliffnn::linear_weight``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliffnn.algebra import Algebra
+from cliffnn.ops import library, unobserved
+
+library.define("linear(Tensor x, Tensor weight, Tensor? bias, str algebra) -> Tensor")
+library.define("linear_weight(Tensor grad, Tensor x, str algebra) -> Tensor")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> Tensor:
+    """Multiply the channels of each blade with the matrix of its grade, and add a bias to the scalars.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(rows, blades, in_channels)``, contiguous.
+    weight : Tensor
+        ``(grades, out_channels, in_channels)``.
+    bias : Tensor or None
+        ``(out_channels,)``.
+    algebra : Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(rows, blades, out_channels)``.
+    """
+    if not x.is_cuda:
+        grades = [x[:, s] @ matrix.mT for s, matrix in zip(algebra.grade_slices, weight, strict=True)]
+        if bias is not None:
+            grades[0] = grades[0] + bias
+        return torch.cat(grades, 1)
+    if unobserved([t for t in (x, weight, bias) if t is not None]):
+        return _linear_autograd(x, weight, bias, algebra.name)
+    return torch.ops.cliffnn.linear.default(x, weight, bias, algebra.name)
+
+
+def linear_weight(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
+    """The gradient of `linear` with respect to its weight.
+
+    Parameters
+    ----------
+    grad : Tensor
+        ``(rows, blades, out_channels)``.
+    x : Tensor
+        ``(rows, blades, in_channels)``.
+    algebra : Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(grades, out_channels, in_channels)``.
+    """
+    if unobserved([grad, x]):
+        return _linear_weight_autograd(grad, x, algebra.name)
+    return torch.ops.cliffnn.linear_weight.default(grad, x, algebra.name)
+
+
+def _linear(x, weight, bias, algebra):
+    from cliffnn.kernels.linear import linear
+
+    return linear(x.contiguous(), weight, bias, Algebra(algebra))
+
+
+def _linear_weight(grad, x, algebra):
+    from cliffnn.kernels.linear import linear_weight
+
+    return linear_weight(grad.contiguous(), x.contiguous(), Algebra(algebra))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, algebra):
+        ctx.save_for_backward(x, weight)
+        ctx.algebra = Algebra(algebra)
+        if unobserved([x, weight]):
+            return _linear(x, weight, bias, algebra)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.cliffnn.linear.default(x, weight, bias, algebra)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        return (
+            linear(grad, weight.mT, None, ctx.algebra) if need_x else None,
+            linear_weight(grad, x, ctx.algebra) if need_weight else None,
+            grad[:, 0].sum(0) if need_bias else None,
+            None,
+        )
+
+
+class _LinearWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad, x, algebra):
+        ctx.save_for_backward(grad, x)
+        ctx.algebra = Algebra(algebra)
+        if unobserved([grad, x]):
+            return _linear_weight(grad, x, algebra)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.cliffnn.linear_weight.default(grad, x, algebra)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        grad, x = ctx.saved_tensors
+        need_grad, need_x, _ = ctx.needs_input_grad
+        return (
+            linear(x, cotangent, None, ctx.algebra) if need_grad else None,
+            linear(grad, cotangent.mT, None, ctx.algebra) if need_x else None,
+            None,
+        )
+
+
+def _linear_autograd(x, weight, bias, algebra):
+    return _Linear.apply(x, weight, bias, algebra)
+
+
+def _linear_weight_autograd(grad, x, algebra):
+    return _LinearWeight.apply(grad, x, algebra)
+
+
+def _linear_fake(x, weight, bias, algebra):
+    return x.new_empty(*x.shape[:-1], weight.shape[1])
+
+
+def _linear_weight_fake(grad, x, algebra):
+    return x.new_empty(len(Algebra(algebra).grades), grad.shape[-1], x.shape[-1])
+
+
+library.impl("linear", _linear, "CUDA")
+library.impl("linear_weight", _linear_weight, "CUDA")
+library.impl("linear", _linear_autograd, "Autograd")
+library.impl("linear_weight", _linear_weight_autograd, "Autograd")
+torch.library.register_fake("cliffnn::linear", _linear_fake, lib=library)
+torch.library.register_fake("cliffnn::linear_weight", _linear_weight_fake, lib=library)
