@@ -60,12 +60,20 @@ FUNCTIONS = {
     "geometric_product": (2, lambda algebra: lambda x, y: F.geometric_product(x, y, algebra)),
     "weighted_geometric_product": (2, with_weight(F.weighted_geometric_product)),
     "gelu_sgp_norm": (2, with_weight(F.gelu_sgp_norm), with_weight(F.gelu_sgp_norm, False)),
+    "linear": (1, lambda algebra: lambda x: F.linear(x, *matrices(algebra), algebra)),
     "grade": (1, lambda algebra: lambda x: F.grade(x, (0, 2), algebra)),
     "extract": (1, lambda algebra: lambda x: F.embed(F.extract(x, 1, algebra), 1, algebra)),
     "embed": (1, lambda algebra: lambda x: F.embed(F.extract(x, (1, 2), algebra), (1, 2), algebra)),
 }
 # These permute axes and know no algebra.
 LAYOUTS = {"to_channels_first", "from_channels_first", "to_blades_first", "from_blades_first"}
+
+
+def matrices(algebra):
+    """A matrix for each grade, and a bias."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (len(Algebra(algebra).grades), CHANNELS, CHANNELS), (CHANNELS,)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
 def multivectors(algebra, count=1):

@@ -68,9 +68,9 @@ def _tiling(
 ) -> Tiling:
     """Tiles at most ``widest`` channels wide, with ``per_thread`` channels a thread.
 
-    ``warps`` are the least and the most of a program; ``tile_bytes``, what is in flight for a row and channel,
-    bounds the stages by the ``shared`` memory of a program. A ``vector`` of ``per_thread`` channels, the default, gives a thread all blades of what it
-    loads, which saves all exchange between threads; a wider one moves more at once.
+    ``warps`` are the least and the most of a program; ``tile_bytes``, what is in flight for a row and channel, bounds
+    the stages by the ``shared`` memory of a program. A ``vector`` of ``per_thread`` channels, the default, gives a
+    thread all blades of what it loads, which saves all exchange between threads; a wider one moves more at once.
     """
     width = min(power_of_two(channels), widest)
     least, most = warps

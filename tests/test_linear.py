@@ -1,0 +1,149 @@
+"""The linear map of each grade: torch's products on a CPU, kernels under the interpreter and on a GPU."""
+
+import pytest
+import torch
+
+from cliffnn import Algebra
+from cliffnn import functional as F
+from cliffnn import linear as operators
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+ALGEBRAS = ("R2", "R3", "R1,3", "R3,0,1")
+SHAPES = ((0, 3, 4), (1, 1, 1), (3, 28, 7), (127, 33, 20), (130, 16, 130), (70, 200, 150))
+
+
+def truth(x, weight, bias, algebra):
+    """By a loop over blades, in float64."""
+    x, weight = x.double(), weight.double()
+    out = torch.stack([x[:, b] @ weight[k].T for b, k in enumerate(Algebra(algebra).grade_of_blades)], 1)
+    if bias is not None:
+        out[:, 0] += bias.double()
+    return out
+
+
+def inputs(rows, ins, outs, algebra, dtype, device="cpu"):
+    algebra = Algebra(algebra)
+    shapes = (rows, len(algebra), ins), (len(algebra.grades), outs, ins), (outs,), (rows, len(algebra), outs)
+    return [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
+
+
+def assert_close(got, wanted, dtype, terms):
+    """``terms`` products are added up; half precision rounds once, at the end."""
+    assert got.dtype == dtype
+    error = (got.double() - wanted).norm() / wanted.norm().clamp(min=1e-30)
+    assert error <= {torch.float64: 1e-14, torch.float32: 1e-6}.get(dtype, torch.finfo(dtype).eps), (error, terms)
+
+
+def check(run, weight_gradient, rows, ins, outs, algebra, dtype, device, bias):
+    x, weight, b, grad = inputs(rows, ins, outs, algebra, dtype, device)
+    b = b if bias else None
+    assert_close(run(x, weight, b, Algebra(algebra)), truth(x, weight, b, algebra), dtype, ins)
+    exact = [t.double().requires_grad_() for t in (x, weight)]
+    wanted = torch.autograd.grad(truth(*exact, None, algebra), exact, grad.double())
+    assert_close(run(grad, weight.mT, None, Algebra(algebra)), wanted[0], dtype, outs)
+    assert_close(weight_gradient(grad, x, Algebra(algebra)), wanted[1], dtype, rows)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("algebra", ALGEBRAS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_interpreted(shape, algebra, bias):
+    if torch.cuda.is_available():
+        pytest.skip("needs Triton's interpreter, which a GPU machine does not use")
+    kernels = pytest.importorskip("cliffnn.kernels.linear")
+    check(kernels.linear, kernels.linear_weight, *shape, algebra, torch.float32, "cpu", bias)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("algebra", [*ALGEBRAS, "R5"])
+@pytest.mark.parametrize("shape", [*SHAPES, (1000, 32, 32), (5000, 512, 512)])
+def test_operators_on_a_gpu(shape, algebra, dtype):
+    check(operators.linear, operators.linear_weight, *shape, algebra, dtype, "cuda", True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("channels", [32, 512])
+def test_tensor_float_32_is_used_where_allowed(channels):
+    x, weight, *_ = inputs(1000, channels, channels, "R3", torch.float32, "cuda")
+    exact = truth(x, weight, None, "R3")
+    errors = []
+    for precision in ("highest", "high"):
+        torch.set_float32_matmul_precision(precision)
+        try:
+            errors.append(float((F.linear(x, weight, None, "R3").double() - exact).norm() / exact.norm()))
+        finally:
+            torch.set_float32_matmul_precision("highest")
+    assert errors[0] < 1e-6
+    assert 1e-5 < errors[1] < 2e-3
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("algebra", ["R2", "R3,0,1"])
+def test_first_and_second_derivatives(algebra, device):
+    x, weight, bias, grad = (t.requires_grad_() for t in inputs(3, 4, 5, algebra, torch.float64, device))
+    run = lambda *tensors: operators.linear(*tensors, Algebra(algebra))  # noqa: E731
+    assert torch.autograd.gradcheck(run, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(run, (x, weight, bias))
+    product = lambda *tensors: operators.linear_weight(*tensors, Algebra(algebra))  # noqa: E731
+    if device == "cuda":
+        assert torch.autograd.gradcheck(product, (grad, x))
+        assert torch.autograd.gradgradcheck(product, (grad, x))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_operators_pass_opcheck():
+    x, weight, bias, grad = (t.requires_grad_() for t in inputs(3, 4, 5, "R3", torch.float32, "cuda"))
+    torch.library.opcheck(torch.ops.cliffnn.linear.default, (x, weight, bias, "R3"))
+    torch.library.opcheck(torch.ops.cliffnn.linear.default, (x, weight, None, "R3"))
+    torch.library.opcheck(torch.ops.cliffnn.linear_weight.default, (grad, x, "R3"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("channels", [32, 512])
+def test_the_same_bits_in_every_run(channels):
+    x, weight, bias, grad = inputs(3000, channels, channels, "R3", torch.float32, "cuda")
+    run = lambda: [operators.linear(x, weight, bias, Algebra("R3")), operators.linear_weight(grad, x, Algebra("R3"))]  # noqa: E731
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_weights_are_never_expanded_by_blade(device):
+    """Nothing of a weight's size times the blades is allocated, forward or backward."""
+    x, weight, bias, grad = inputs(4, 64, 64, "R3", torch.float32, device)
+    sizes = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            sizes.extend(
+                t.untyped_storage().nbytes() for t in torch.utils._pytree.tree_leaves(out) if torch.is_tensor(t)
+            )
+            return out
+
+    with Sizes():
+        operators.linear(x.requires_grad_(), weight.requires_grad_(), bias, Algebra("R3")).backward(grad)
+    assert max(sizes) <= weight.nbytes
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("x", torch.ones(5, 7, 3), "8 blades"),
+        ("weight", torch.ones(4, 2, 4), "3 in_channels"),
+        ("weight", torch.ones(3, 2, 3), "4 grades"),
+        ("bias", torch.ones(3), r"\(2 out_channels,\)"),
+        ("weight", torch.ones(4, 2, 3).double(), "torch.float64"),
+    ],
+)
+def test_bad_input_is_named(argument, value, message):
+    arguments = {"x": torch.ones(5, 8, 3), "weight": torch.ones(4, 2, 3), "bias": torch.ones(2), argument: value}
+    with pytest.raises((ValueError, TypeError), match=rf"{argument}: .*{message}"):
+        F.linear(**arguments, algebra="R3")
