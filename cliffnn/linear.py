@@ -35,7 +35,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
         ``(rows, blades, out_channels)``.
     """
     if not x.is_cuda:
-        grades = [x[:, s] @ matrix.mT for s, matrix in zip(algebra.grade_slices, weight, strict=True)]
+        # batched over blades: what a compiler makes of plain products depends on the number of rows
+        blades_first = x.transpose(0, 1)
+        grades = [
+            (blades_first[s] @ matrix.mT.expand(s.stop - s.start, -1, -1)).transpose(0, 1)
+            for s, matrix in zip(algebra.grade_slices, weight, strict=True)
+        ]
         if bias is not None:
             grades[0] = grades[0] + bias
         return torch.cat(grades, 1)

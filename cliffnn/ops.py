@@ -48,7 +48,8 @@ def geometric_op(
     tensors = [*rows, *params]
     if unobserved(tensors):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            return _forward_autograd(rows, params, expression, algebra.name, normalize, eps, GENERATOR)[0]
+            arguments = len(rows), expression, algebra.name, normalize, eps, GENERATOR
+            return _Forward.apply(_forward, *arguments, *tensors)[0]
         return _forward(rows, params, expression, algebra.name, normalize, eps, GENERATOR)[0]
     out, _ = torch.ops.cliffnn.geometric_op.default(
         list(rows), list(params), expression, algebra.name, normalize, eps, GENERATOR
@@ -112,13 +113,8 @@ class _Forward(torch.autograd.Function):
     """Differentiates `geometric_op` by `geometric_op_backward`."""
 
     @staticmethod
-    def forward(ctx, count, expression, algebra, normalize, eps, generator, *tensors):
-        arguments = tensors[:count], tensors[count:], expression, algebra, normalize, eps, generator
-        if unobserved(tensors):
-            out, scales = _forward(*arguments)
-        else:
-            with torch._C._AutoDispatchBelowAutograd():
-                out, scales = torch.ops.cliffnn.geometric_op.default(*arguments)
+    def forward(ctx, run, count, expression, algebra, normalize, eps, generator, *tensors):
+        out, scales = run(tensors[:count], tensors[count:], expression, algebra, normalize, eps, generator)
         # without the norm nothing needs the result, which may then be changed in place
         ctx.save_for_backward(out if normalize else scales, scales, *tensors)
         ctx.mark_non_differentiable(scales)
@@ -129,9 +125,9 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):
         count, expression, algebra, normalize, eps, generator = ctx.arguments
-        wrt = ctx.needs_input_grad[6:]
+        wrt = ctx.needs_input_grad[7:]
         if grad is None or not any(wrt):
-            return (None,) * (6 + len(wrt))
+            return (None,) * (7 + len(wrt))
         out, scales, *tensors = ctx.saved_tensors
         alone = not torch.is_grad_enabled() and unobserved([grad, *tensors])
         run = _backward if alone else torch.ops.cliffnn.geometric_op_backward.default
@@ -139,7 +135,7 @@ class _Forward(torch.autograd.Function):
         gradients = iter(
             run(grad, out, scales, rows, params, expression, algebra, normalize, eps, list(wrt), generator)
         )
-        return (None,) * 6 + tuple(next(gradients) if wanted else None for wanted in wrt)
+        return (None,) * 7 + tuple(next(gradients) if wanted else None for wanted in wrt)
 
 
 class _Backward(torch.autograd.Function):
@@ -190,7 +186,12 @@ class _Backward(torch.autograd.Function):
 
 
 def _forward_autograd(rows, params, expression, algebra, normalize, eps, generator):
-    return _Forward.apply(len(rows), expression, algebra, normalize, eps, generator, *rows, *params)
+    return _Forward.apply(_below_autograd, len(rows), expression, algebra, normalize, eps, generator, *rows, *params)
+
+
+def _below_autograd(*arguments):
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.cliffnn.geometric_op.default(*arguments)
 
 
 def _backward_autograd(grad, out, scales, rows, params, expression, algebra, normalize, eps, wrt, generator):

@@ -17,7 +17,7 @@ from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.sums import sums
 
-# Channels from which on torch's own matrix product is as fast.
+# Channels above which torch's own matrix product is faster.
 _WIDE = 128
 _ROWS = 64
 
@@ -109,13 +109,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
     out = x.new_empty(rows, blades, outputs)
     if rows == 0:
         return out
-    if x.dtype == torch.float64 or min(inputs, outputs) >= _WIDE:
-        for k, s in enumerate(algebra.grade_slices):
-            if k == 0 and bias is not None:
-                torch.addmm(bias, x[:, 0], weight[0].mT, out=out[:, 0])
-            else:
-                matrices = weight[k].mT.expand(s.stop - s.start, -1, -1)
-                torch.bmm(x[:, s].transpose(0, 1), matrices, out=out[:, s].transpose(0, 1))
+    if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
+        # scalars and pseudoscalars, the grades of one blade, fill the device together
+        ends = slice(0, None, max(1, blades - 1))
+        torch.bmm(x[:, ends].transpose(0, 1), weight[:: max(1, len(weight) - 1)].mT, out=out[:, ends].transpose(0, 1))
+        for k, s in enumerate(algebra.grade_slices[1:-1], 1):
+            matrices = weight[k].mT.expand(s.stop - s.start, -1, -1)
+            torch.bmm(x[:, s].transpose(0, 1), matrices, out=out[:, s].transpose(0, 1))
+        if bias is not None:
+            out[:, 0] += bias
         return out
     if not (weight.is_contiguous() or weight.mT.is_contiguous()):
         weight = weight.contiguous()
@@ -146,7 +148,7 @@ def linear_weight(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
 
 def _precision(x: Tensor) -> str:
     """How float32 factors are multiplied: as torch's setting allows, or as exactly as float32 on tensor cores."""
-    if torch.backends.cuda.matmul.allow_tf32:
+    if x.dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return "ieee" if torch.version.hip or not x.is_cuda else "tf32x3"
 
