@@ -101,7 +101,8 @@ def absent(device: str) -> Iterator[tuple[list[str], dict[str, Compiled]]]:
         # the name of the file without its hash
         name = src.fn.__module__.rpartition(".")[2].rpartition("_")[0]
         values = {src.fn.arg_names[index]: value for (index,), value in src.constants.items()}
-        constants = {key: values[key] for key in ("ROWS", "CHANNELS", "STAGES")} | {"warps": metadata["num_warps"]}
+        constants = {key: value for key, value in values.items() if key.isupper() and isinstance(value, int)}
+        constants["warps"] = metadata["num_warps"]
         threads = metadata["num_warps"] * DEVICES[device].target.warp_size
         fits = threads <= _THREADS and metadata["shared"] <= DEVICES[device].shared
         needs = *_registers_and_stack(metadata_group), metadata["shared"]

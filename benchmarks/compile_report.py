@@ -77,7 +77,11 @@ def quick_cases() -> Iterator[Case]:
 def compile_case(case: Case) -> tuple[list[str], dict[str, Compiled], str | None]:
     """The hashes of the kernels that a case launches, those that it was the first to compile, and what went wrong."""
     from cliffnn import kernels
+    from cliffnn.kernels import launch, sums
 
+    # what a process has prepared for one device, it would launch for the next
+    for prepared in (launch._forward_launches, launch._backward_launches, sums._prepared):
+        prepared.cache_clear()
     torch.set_num_threads(1)
     algebra, dtype, specification = Algebra(case.algebra), getattr(torch, case.dtype), EXPRESSIONS[case.expression]
     rows = [torch.zeros(ROWS, len(algebra), case.channels, dtype=dtype) for _ in specification.rows]
@@ -125,7 +129,7 @@ def _row(kernel: Compiled, uses: list[Case]) -> dict[str, Any]:
         "kernel": kernel.name,
         "dtype": case.dtype,
         "channels": ", ".join(str(channels) for channels in sorted({use.channels for use in uses})),
-        "tile": "{ROWS} x {CHANNELS}, {STAGES} stages, {warps} warps".format(**kernel.constants),
+        "constants": ", ".join(f"{key.lower()} {value}" for key, value in kernel.constants.items()),
         "seconds": kernel.seconds,
         "registers": kernel.registers,
         "stack": kernel.stack,
