@@ -119,7 +119,7 @@ def forward_source(kernel: Kernel) -> str:
 def scale_source(kernel: Kernel) -> str:
     """The kernel that normalises what `forward_source` wrote on blocks of channels."""
     blades = range(kernel.blades)
-    body = [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
+    body = _load_rows(kernel, "scales", "scale")
     body += [f"product = {load('product')}", *unstack("product", names("out", blades))]
     body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
     body += store("out", names("out", blades))
@@ -157,7 +157,7 @@ def backward_source(kernel: Kernel) -> str:
         reads.append("out")
 
     body = [f"{name} = {load(name)}" for name in ("grad", *reads)]
-    body += [f"scale{k} = {_load_row(kernel, 'scales_ptr', k)}" for k in kernel.grades]
+    body += _load_rows(kernel, "scales", "scale")
     body += unstack("grad", names("grad_out", blades))
     for name in reads:
         body += unstack(name, names(name, blades))
@@ -169,7 +169,7 @@ def backward_source(kernel: Kernel) -> str:
         body += sums_over_channels(kernel.grades)
         body += [f"sum{k} = to_lanes(sum{k}, CHANNELS)" for k in kernel.grades]
     else:
-        body += [f"sum{k} = {_load_row(kernel, 'inner_ptr', k)}" for k in kernel.grades]
+        body += _load_rows(kernel, "inner", "sum")
     for k in kernel.grades:
         body += _gradient_before_norm(algebra, k)
 
@@ -335,10 +335,18 @@ def _arguments(kernel: Kernel) -> list[str]:
     ]
 
 
-def _load_row(kernel: Kernel, pointer: str, grade: int) -> str:
-    row = "(first + tl.arange(0, ROWS))"
-    address = f"{pointer} + ({row} * {len(kernel.algebra.grades)} + {grade})"
-    return f"to_lanes(tl.load({address}, {row} < rows, 0.0), CHANNELS)"
+def _load_rows(kernel: Kernel, tensor: str, name: str) -> list[str]:
+    """Load what each row has for each grade, in one memory operation, and repeat it for each of its channels."""
+    if not kernel.grades:
+        return []
+    grades = len(kernel.algebra.grades)
+    length = power_of_two(grades)
+    row, grade = "(first + tl.arange(0, ROWS))[:, None]", f"tl.arange(0, {length})[None, :]"
+    return [
+        f"{tensor} = tl.load({tensor}_ptr + {row} * {grades} + {grade}, ({row} < rows) & ({grade} < {grades}), 0.0)",
+        *unstack(tensor, names(name, range(length)), "(ROWS,)"),
+        *(f"{name}{k} = to_lanes({name}{k}, CHANNELS)" for k in kernel.grades),
+    ]
 
 
 def _store_row(kernel: Kernel, pointer: str, grade: int, value: str) -> str:
