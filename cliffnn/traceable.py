@@ -28,8 +28,10 @@ def forward(
     """See `cliffnn.generated.forward`."""
     values = _evaluate(expression, algebra, rows, params)
     if normalize:
-        scales = torch.cat([norm.scale(algebra, k, values, eps) for k in algebra.grades], -1)
-        values = [values[b] * scales[:, k, None] for b, k in enumerate(algebra.grade_of_blades)]
+        # values are not scaled by what went through memory: compilers would begin another loop
+        by_grade = [norm.scale(algebra, k, values, eps) for k in algebra.grades]
+        values = [values[b] * by_grade[k] for b, k in enumerate(algebra.grade_of_blades)]
+        scales = torch.cat(by_grade, -1)
     else:
         scales = values[0].new_empty(len(values[0]), 0)
     return torch.stack(list(values), 1).to(rows[0].dtype), scales
@@ -55,13 +57,17 @@ def backward(
     if normalize:
         results = out.to(dtype).unbind(1)
         cotangents = norm.unnormalized(algebra, cotangents, results, scales, sign_tolerance(out.dtype))
+        # Stacked so that compilers keep them in memory. They would inline them otherwise, and then keep each of their
+        # many products with coefficients.
+        cotangents = torch.stack(cotangents, 1).unbind(1)
     values = iter(torch_function(expression, algebra, chosen)(*_unbound(rows, params, dtype), cotangents))
     gradients = []
     for name in chosen:
         if name in specification.rows:
             gradient = torch.stack([next(values) for _ in range(len(algebra))], 1)
         else:
-            gradient = torch.stack([next(values) for _ in algebra.paths], 1).sum(0)
+            # summed one by one: their terms are never in memory
+            gradient = torch.stack([next(values).sum(0) for _ in algebra.paths])
         gradients.append(gradient.to(grad.dtype))
     return gradients
 
