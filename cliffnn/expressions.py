@@ -26,6 +26,11 @@ class Expression:
     rows: tuple[str, ...]
     params: tuple[str, ...] = ()
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All names, in the order of the function's arguments."""
+        return (*self.rows, *self.params)
+
 
 EXPRESSIONS: dict[str, Expression] = {}
 

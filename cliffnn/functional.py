@@ -12,6 +12,16 @@ import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.checks import (
+    autocast,
+    autocasting,
+    broadcast,
+    check_alike,
+    check_multivector,
+    check_tensor,
+    checked_grades,
+    checked_layout,
+)
 from cliffnn.linear import linear as _linear
 from cliffnn.ops import geometric_op
 
@@ -30,8 +40,6 @@ __all__ = [
     "to_channels_first",
     "weighted_geometric_product",
 ]
-
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def gelu(x: Tensor, algebra: AlgebraLike) -> Tensor:
@@ -180,11 +188,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike)
     torch.Size([10, 8, 32])
     """
     algebra = Algebra(algebra)
-    _check_multivector("x", x, algebra)
+    check_multivector("x", x, algebra)
     tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
     if autocasting(x.device.type):
-        tensors = _autocast(tensors)
-    _check_alike(tensors)
+        tensors = autocast(tensors)
+    check_alike(tensors)
     x, weight, bias = tensors["x"], tensors["weight"], tensors.get("bias")
     if weight.ndim != 3 or weight.shape[::2] != (len(algebra.grades), x.shape[-1]):
         raise ValueError(
@@ -313,8 +321,8 @@ def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Ten
     torch.Size([5, 8, 1])
     """
     algebra = Algebra(algebra)
-    grades = _checked_grades(grades, algebra)
-    _check_tensor("x", x, sum(algebra.grade_sizes[k] for k in grades), f"grades {grades} of {algebra.name}")
+    grades = checked_grades(grades, algebra)
+    check_tensor("x", x, sum(algebra.grade_sizes[k] for k in grades), f"grades {grades} of {algebra.name}")
     given = dict(zip(grades, x.split([algebra.grade_sizes[k] for k in grades], -2), strict=True))
     parts = [
         given[k] if k in given else x.new_zeros(*x.shape[:-2], algebra.grade_sizes[k], x.shape[-1])
@@ -351,8 +359,8 @@ def extract(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> T
     torch.Size([5, 3, 16])
     """
     algebra = Algebra(algebra)
-    grades = _checked_grades(grades, algebra)
-    _check_multivector("x", x, algebra)
+    grades = checked_grades(grades, algebra)
+    check_multivector("x", x, algebra)
     parts = [x[..., algebra.grade_slices[k], :] for k in grades]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
 
@@ -396,7 +404,7 @@ def to_channels_first(x: Tensor) -> Tensor:
     >>> F.to_channels_first(torch.zeros(10, 8, 32)).shape
     torch.Size([10, 32, 8])
     """
-    return einops.rearrange(_checked_layout(x), "... blades channels -> ... channels blades")
+    return einops.rearrange(checked_layout(x), "... blades channels -> ... channels blades")
 
 
 def from_channels_first(x: Tensor) -> Tensor:
@@ -408,7 +416,7 @@ def from_channels_first(x: Tensor) -> Tensor:
     >>> F.from_channels_first(torch.zeros(10, 32, 8)).shape
     torch.Size([10, 8, 32])
     """
-    return einops.rearrange(_checked_layout(x), "... channels blades -> ... blades channels")
+    return einops.rearrange(checked_layout(x), "... channels blades -> ... blades channels")
 
 
 def to_blades_first(x: Tensor) -> Tensor:
@@ -420,7 +428,7 @@ def to_blades_first(x: Tensor) -> Tensor:
     >>> F.to_blades_first(torch.zeros(10, 8, 32)).shape
     torch.Size([8, 10, 32])
     """
-    return einops.rearrange(_checked_layout(x), "... blades channels -> blades ... channels")
+    return einops.rearrange(checked_layout(x), "... blades channels -> blades ... channels")
 
 
 def from_blades_first(x: Tensor) -> Tensor:
@@ -432,7 +440,7 @@ def from_blades_first(x: Tensor) -> Tensor:
     >>> F.from_blades_first(torch.zeros(8, 10, 32)).shape
     torch.Size([10, 8, 32])
     """
-    return einops.rearrange(_checked_layout(x), "blades ... channels -> ... blades channels")
+    return einops.rearrange(checked_layout(x), "blades ... channels -> ... blades channels")
 
 
 def _apply(
@@ -445,14 +453,14 @@ def _apply(
 ) -> Tensor:
     """Check the arguments, flatten the leading dimensions, run the operator."""
     for name, row in rows.items():
-        _check_multivector(name, row, algebra)
+        check_multivector(name, row, algebra)
     if not isinstance(eps, (int, float)) or not eps >= 0:
         raise ValueError(f"eps: got {eps!r}, wanted a number of at least 0")
     params = params or {}
     if autocasting(next(iter(rows.values())).device.type):
-        rows, params = _autocast(rows), _autocast(params)
-    _check_alike({**rows, **params})
-    shape = _broadcast(rows)
+        rows, params = autocast(rows), autocast(params)
+    check_alike({**rows, **params})
+    shape = broadcast(rows)
     for name, param in params.items():
         for row_name, row in rows.items():
             if row.shape[-1] != shape[-1]:
@@ -475,72 +483,3 @@ def _flat(row: Tensor, shape: torch.Size) -> Tensor:
     if len(shape) != 3:
         row = row.reshape(-1, *shape[-2:])
     return row.contiguous()
-
-
-def _check_alike(tensors: dict[str, Tensor]) -> None:
-    """Complain about any that is not on the device of the first, and of its dtype."""
-    first, x = next(iter(tensors.items()))
-    for name, other in tensors.items():
-        if not isinstance(other, Tensor):
-            raise TypeError(f"{name}: got {type(other).__name__}, wanted a torch.Tensor")
-        if other.device != x.device:
-            raise ValueError(f"{name}: got a tensor on {other.device}, wanted {x.device}, where {first} is")
-        if other.dtype != x.dtype:
-            raise TypeError(f"{name}: got {other.dtype}, wanted {x.dtype}, the dtype of {first}")
-
-
-def autocasting(device: str) -> bool:
-    """Whether autocast is on; some devices know no such thing."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def _autocast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Store in autocast's dtype; arithmetic is in float32 all the same."""
-    return {
-        name: t.to(torch.get_autocast_dtype(t.device.type)) if isinstance(t, Tensor) and t.dtype in _DTYPES[1:] else t
-        for name, t in tensors.items()
-    }
-
-
-def _broadcast(rows: dict[str, Tensor]) -> torch.Size:
-    shapes = [row.shape for row in rows.values()]
-    if all(shape == shapes[0] for shape in shapes):
-        return shapes[0]
-    try:
-        return torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        got = " and ".join(str(tuple(shape)) for shape in shapes)
-        raise ValueError(f"{', '.join(rows)}: got shapes {got}, wanted shapes that broadcast") from None
-
-
-def _check_multivector(name: str, x: Tensor, algebra: Algebra) -> None:
-    _check_tensor(name, x, len(algebra), algebra.name)
-
-
-def _check_tensor(name: str, x: Tensor, blades: int, of: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, _DTYPES))}")
-    if x.ndim < 2 or x.shape[-2] != blades or x.shape[-1] == 0:
-        raise ValueError(
-            f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, channels), the blades of {of}"
-        )
-
-
-def _checked_layout(x: Tensor) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, wanted a torch.Tensor")
-    if x.ndim < 2:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, wanted at least two dimensions, blades and channels")
-    return x
-
-
-def _checked_grades(grades: int | tuple[int, ...], algebra: Algebra) -> tuple[int, ...]:
-    given = tuple(grades) if isinstance(grades, (tuple, list)) else (grades,)
-    wanted = f"wanted a grade or ascending grades of {algebra.name}, out of {algebra.grades}"
-    if any(not isinstance(k, int) or isinstance(k, bool) for k in given):
-        raise TypeError(f"grades: got {grades!r}, {wanted}")
-    if not given or any(k not in algebra.grades for k in given) or list(given) != sorted(set(given)):
-        raise ValueError(f"grades: got {grades!r}, {wanted}")
-    return given

@@ -99,10 +99,9 @@ def backward(
         A gradient for each true entry of ``wrt``.
     """
     specification = EXPRESSIONS[expression]
-    names = (*specification.rows, *specification.params)
-    chosen = tuple(name for name, wanted in zip(names, wrt, strict=True) if wanted)
+    chosen = tuple(name for name, wanted in zip(specification.inputs, wrt, strict=True) if wanted)
     dtype = compute_dtype(grad.dtype)
-    sources = dict(zip(names, (*rows, *params), strict=True))
+    sources = dict(zip(specification.inputs, (*rows, *params), strict=True))
     # coefficients are summed over blocks in the dtype of the arithmetic
     gradients = {
         name: torch.empty_like(sources[name])

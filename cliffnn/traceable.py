@@ -50,8 +50,7 @@ def backward(
 ) -> list[Tensor]:
     """See `cliffnn.generated.backward`."""
     specification = EXPRESSIONS[expression]
-    names = (*specification.rows, *specification.params)
-    chosen = tuple(name for name, wanted in zip(names, wrt, strict=True) if wanted)
+    chosen = tuple(name for name, wanted in zip(specification.inputs, wrt, strict=True) if wanted)
     dtype = compute_dtype(grad.dtype)
     cotangents: Sequence[Tensor] = grad.to(dtype).unbind(1)
     if normalize:

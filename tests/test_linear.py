@@ -63,6 +63,31 @@ def test_kernels_interpreted(shape, algebra, bias):
     check(kernels.linear, kernels.linear_weight, *shape, algebra, torch.float32, "cpu", bias)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
+def test_views_are_read_as_they_are():
+    """Parameters may be columns of others, or transposed."""
+    kernels = pytest.importorskip("cliffnn.kernels.linear")
+    x, weight, bias, grad = inputs(5, 3, 4, "R3", torch.float32)
+    views = weight.repeat(1, 2, 1)[:, ::2], torch.stack([bias, bias * 0], -1)[:, 0]
+    for given in ((weight, views[1]), (views[0], bias), (weight.mT.contiguous().mT, bias)):
+        wanted, *_ = truth(x.double(), given[0].double(), given[1].double(), grad.double(), "R3")
+        torch.testing.assert_close(kernels.linear(x, *given, Algebra("R3")).double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
+@pytest.mark.parametrize("algebra", ["R2", "R3,0,1"])
+def test_derivatives_of_the_operators(algebra):
+    """What a GPU differentiates, run on a CPU, where the public function is torch's own product."""
+    pytest.importorskip("cliffnn.kernels.linear")
+    x, weight, bias, grad = (t.requires_grad_() for t in inputs(3, 2, 3, algebra, torch.float64))
+    for run, arguments in (
+        (lambda *tensors: operators._linear_autograd(*tensors, algebra), (x, weight, bias)),
+        (lambda *tensors: operators._linear_weight_autograd(*tensors, algebra), (grad, x)),
+    ):
+        assert torch.autograd.gradcheck(run, arguments)
+        assert torch.autograd.gradgradcheck(run, arguments)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

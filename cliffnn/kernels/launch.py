@@ -80,7 +80,7 @@ def forward(
     x = rows[0]
     count, _, channels = x.shape
     specification = EXPRESSIONS[expression]
-    tensors = dict(zip((*specification.rows, *specification.params), (*rows, *params), strict=True))
+    tensors = dict(zip(specification.inputs, (*rows, *params), strict=True))
     tensors["out"] = out = torch.empty_like(x)
     scales = x.new_empty(count, len(algebra.grades) if normalize else 0, dtype=compute_dtype(x.dtype))
     if normalize and algebra.normed_grades != algebra.grades:
@@ -132,7 +132,7 @@ def backward(
     count, _, channels = grad.shape
     compute = compute_dtype(grad.dtype)
     specification = EXPRESSIONS[expression]
-    sources = dict(zip((*specification.rows, *specification.params), (*rows, *params), strict=True))
+    sources = dict(zip(specification.inputs, (*rows, *params), strict=True))
     chosen = tuple(name for name, wanted in zip(sources, wrt, strict=True) if wanted)
     if count == 0:
         return [torch.zeros_like(sources[name]) for name in chosen]
@@ -142,12 +142,11 @@ def backward(
     programs = launches[0].programs(count, grad.device)
     tensors = {**sources, "grad": grad, "out": out, "scales": scales}
     for name in chosen:
-        source_ = sources[name]
         tensors[f"grad_{name}"] = (
             # each program writes its share
-            grad.new_empty(1, programs, *source_.shape, dtype=compute)
+            grad.new_empty(1, programs, *sources[name].shape, dtype=compute)
             if name in specification.params
-            else torch.empty_like(source_)
+            else torch.empty_like(sources[name])
         )
     if inner is not None:
         table = grad.new_empty(inner.tiling.blocks, count, len(algebra.grades), dtype=compute)

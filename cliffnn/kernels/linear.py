@@ -124,7 +124,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
     strides = weight.stride()[1:]
     run, columns = _forward(algebra, inputs, outputs, strides, bias is not None, _precision(x))
     grid = (-(-rows // _ROWS) * blades, columns, 1)
-    run(grid, (x, weight, weight if bias is None else bias, out, _grades(algebra, x.device)), rows)
+    # without a bias the kernel reads none, but wants a pointer
+    given = weight if bias is None else bias.contiguous()
+    run(grid, (x, weight, given, out, _grades(algebra, x.device)), rows)
     return out
 
 

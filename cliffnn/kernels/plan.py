@@ -94,7 +94,7 @@ def forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Ti
         resident_warps = 8 if blades > 4 else 16
         return _tiling(channels, width, 4, (1, 8), 3, resident_warps, 2 * blades * itemsize, shared)
     per_thread = max(1, 8 // blades)
-    least = {True: 1, blades <= 4: 2, blades == 8: 4}[True]
+    least = 1 if blades > 8 else max(2, blades // 2)
     return _tiling(channels, width, per_thread, (least, 16))
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from cliffnn.algebra import Algebra
 from cliffnn.codegen import file_name, programs
 from cliffnn.expressions import EXPRESSIONS, Expression
+from cliffnn.kernels.norm import blades_of, gradient_before_norm, inner, quadratic_form
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.tiles import load, names, stack, store, sums_over_channels, tuple_of, unstack
 
@@ -93,20 +94,20 @@ def forward_source(kernel: Kernel) -> str:
     program, _ = programs(kernel.expression, kernel.algebra)
     spec = kernel.specification
     blades = range(kernel.blades)
-    tensors = [*spec.rows, *spec.params, "out"]
+    tensors = [*spec.inputs, "out"]
     body = [f"{name} = {load(name)}" for name in spec.rows]
     for name in spec.rows:
         body += unstack(name, names(name, blades))
     body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
     if kernel.normalize:
         tensors.append("scales")
-        body += [f"sum{k} = tl.abs({_quadratic_form(kernel.algebra, k, 'out')})" for k in kernel.grades]
+        body += [f"sum{k} = tl.abs({quadratic_form(kernel.algebra, k, 'out')})" for k in kernel.grades]
         body += sums_over_channels(kernel.grades)
         if kernel.whole_rows:
             body += [f"scale{k} = 1.0 / tl.sqrt(sum{k} / channels + EPS)" for k in kernel.grades]
             body += [_store_row(kernel, "scales_ptr", k, f"scale{k}") for k in kernel.grades]
             body += [f"scale{k} = to_lanes(scale{k}, CHANNELS)" for k in kernel.grades]
-            body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
+            body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in blades_of(kernel.algebra, k)]
         else:
             body += [_store_row(kernel, "scales_ptr", k, f"sum{k}") for k in kernel.grades]
     body += store("out", names("out", blades))
@@ -121,7 +122,7 @@ def scale_source(kernel: Kernel) -> str:
     blades = range(kernel.blades)
     body = _load_rows(kernel, "scales", "scale")
     body += [f"product = {load('product')}", *unstack("product", names("out", blades))]
-    body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(kernel.algebra, k)]
+    body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in blades_of(kernel.algebra, k)]
     body += store("out", names("out", blades))
     title = f"multiply each row and grade by its scale, in {kernel.algebra.name}"
     return _module(title, [_kernel(kernel, "scale_kernel", ["product", "scales", "out"], body, params=False)])
@@ -133,7 +134,7 @@ def inner_source(kernel: Kernel) -> str:
     body = [f"{name} = {load(name)}" for name in ("grad", "out")]
     for name in ("grad", "out"):
         body += unstack(name, names(name, blades))
-    body += [f"sum{k} = {_inner(kernel.algebra, k)}" for k in kernel.grades]
+    body += [f"sum{k} = {inner(kernel.algebra, k)}" for k in kernel.grades]
     body += sums_over_channels(kernel.grades)
     body += [_store_row(kernel, "inner_ptr", k, f"sum{k}") for k in kernel.grades]
     title = f"sums over blades and channels of gradient times result, by grade, in {kernel.algebra.name}"
@@ -163,19 +164,19 @@ def backward_source(kernel: Kernel) -> str:
         body += unstack(name, names(name, blades))
     if recompute:
         body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
-        body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in _blades_of(algebra, k)]
+        body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in blades_of(algebra, k)]
     if kernel.whole_rows:
-        body += [f"sum{k} = {_inner(algebra, k, 'grad_out')}" for k in kernel.grades]
+        body += [f"sum{k} = {inner(algebra, k, 'grad_out')}" for k in kernel.grades]
         body += sums_over_channels(kernel.grades)
         body += [f"sum{k} = to_lanes(sum{k}, CHANNELS)" for k in kernel.grades]
     else:
         body += _load_rows(kernel, "inner", "sum")
     for k in kernel.grades:
-        body += _gradient_before_norm(algebra, k)
+        body += gradient_before_norm(algebra, k)
 
     arguments = [
         argument if name in reads or name in spec.params else f"({'0.0, ' * kernel.blades})"
-        for name, argument in zip((*spec.rows, *spec.params), _arguments(kernel), strict=True)
+        for name, argument in zip(spec.inputs, _arguments(kernel), strict=True)
     ]
     gradients = [symbol for name in kernel.wrt for symbol in vjp.outputs[f"grad_{name}"]]
     totals = [name for name in kernel.wrt if name in spec.params]
@@ -355,44 +356,3 @@ def _store_row(kernel: Kernel, pointer: str, grade: int, value: str) -> str:
     table = "" if kernel.whole_rows else f" + tl.full((), {grades}, tl.int64) * rows * tl.program_id(1)"
     row = "(first + tl.arange(0, ROWS))"
     return f"tl.store({pointer} + ({row} * {grades} + {grade}){table}, {value}, {row} < rows)"
-
-
-def _blades_of(algebra: Algebra, grade: int) -> range:
-    blades = algebra.grade_slices[grade]
-    return range(blades.start, blades.stop)
-
-
-def _quadratic_form(algebra: Algebra, grade: int, name: str) -> str:
-    signs = {1: "+", -1: "-"}
-    return " ".join(
-        f"{signs[algebra.quadratic_form[b]]} {name}{b} * {name}{b}"
-        for b in _blades_of(algebra, grade)
-        if algebra.quadratic_form[b]
-    ).removeprefix("+ ")
-
-
-def _inner(algebra: Algebra, grade: int, grad: str = "grad") -> str:
-    return " + ".join(f"{grad}{b} * out{b}" for b in _blades_of(algebra, grade))
-
-
-def _gradient_before_norm(algebra: Algebra, grade: int) -> list[str]:
-    """scale (g - sign(q) m out mean(sum g out)), over the names ``grad_out``.
-
-    A sign that rounding errors decide counts as zero, see `cliffnn.norm.sign_tolerance`.
-    """
-    blades = _blades_of(algebra, grade)
-    metric = {b: algebra.quadratic_form[b] for b in blades}
-    lines = [f"pull{grade} = sum{grade} / channels"]
-    if set(metric.values()) - {0} != {1}:
-        squares = " + ".join(f"out{b} * out{b}" for b in blades if metric[b])
-        lines += [
-            f"form{grade} = {_quadratic_form(algebra, grade, 'out')}",
-            f"least{grade} = TOLERANCE * ({squares})",
-            f"pull{grade} = tl.where(form{grade} > least{grade}, pull{grade}, "
-            f"tl.where(form{grade} < -least{grade}, -pull{grade}, 0.0))",
-        ]
-    for b in blades:
-        sign = {1: "-", -1: "+"}.get(metric[b])
-        pulled = f" {sign} out{b} * pull{grade}" if sign else ""
-        lines.append(f"grad_out{b} = scale{grade} * (grad_out{b}{pulled})")
-    return lines

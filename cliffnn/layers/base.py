@@ -10,7 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.functional import autocasting
+from cliffnn.checks import autocasting
 
 
 class MVLayer(LazyModuleMixin, nn.Module):

@@ -1,0 +1,79 @@
+"""What the public functions ask of their arguments; a complaint names the argument, what came and what was wanted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliffnn.algebra import Algebra
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_alike(tensors: dict[str, Tensor]) -> None:
+    """Complain about any that is not on the device of the first, and of its dtype."""
+    first, x = next(iter(tensors.items()))
+    for name, other in tensors.items():
+        if not isinstance(other, Tensor):
+            raise TypeError(f"{name}: got {type(other).__name__}, wanted a torch.Tensor")
+        if other.device != x.device:
+            raise ValueError(f"{name}: got a tensor on {other.device}, wanted {x.device}, where {first} is")
+        if other.dtype != x.dtype:
+            raise TypeError(f"{name}: got {other.dtype}, wanted {x.dtype}, the dtype of {first}")
+
+
+def autocasting(device: str) -> bool:
+    """Whether autocast is on; some devices know no such thing."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def autocast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Store in autocast's dtype; arithmetic is in float32 all the same."""
+    return {
+        name: t.to(torch.get_autocast_dtype(t.device.type)) if isinstance(t, Tensor) and t.dtype in DTYPES[1:] else t
+        for name, t in tensors.items()
+    }
+
+
+def broadcast(rows: dict[str, Tensor]) -> torch.Size:
+    shapes = [row.shape for row in rows.values()]
+    if all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        got = " and ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{', '.join(rows)}: got shapes {got}, wanted shapes that broadcast") from None
+
+
+def check_multivector(name: str, x: Tensor, algebra: Algebra) -> None:
+    check_tensor(name, x, len(algebra), algebra.name)
+
+
+def check_tensor(name: str, x: Tensor, blades: int, of: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, DTYPES))}")
+    if x.ndim < 2 or x.shape[-2] != blades or x.shape[-1] == 0:
+        raise ValueError(
+            f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, channels), the blades of {of}"
+        )
+
+
+def checked_layout(x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {type(x).__name__}, wanted a torch.Tensor")
+    if x.ndim < 2:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, wanted at least two dimensions, blades and channels")
+    return x
+
+
+def checked_grades(grades: int | tuple[int, ...], algebra: Algebra) -> tuple[int, ...]:
+    given = tuple(grades) if isinstance(grades, (tuple, list)) else (grades,)
+    wanted = f"wanted a grade or ascending grades of {algebra.name}, out of {algebra.grades}"
+    if any(not isinstance(k, int) or isinstance(k, bool) for k in given):
+        raise TypeError(f"grades: got {grades!r}, {wanted}")
+    if not given or any(k not in algebra.grades for k in given) or list(given) != sorted(set(given)):
+        raise ValueError(f"grades: got {grades!r}, {wanted}")
+    return given
