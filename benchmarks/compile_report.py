@@ -25,8 +25,9 @@ import torch
 
 from benchmarks.absent_gpu import Compiled, absent
 from benchmarks.environment import RESULTS, write
-from cliffnn import Algebra
 from cliffnn.expressions import EXPRESSIONS
+from cliffnn.operation import Group, operation, text
+from cliffnn.precision import compute_dtype
 
 FUSED = "gelu_weighted_geometric_product"
 ROWS = 16
@@ -80,21 +81,28 @@ def compile_case(case: Case) -> tuple[list[str], dict[str, Compiled], str | None
     from cliffnn.kernels import launch, sums
 
     # what a process has prepared for one device, it would launch for the next
-    for prepared in (launch._forward_launches, launch._backward_launches, sums._prepared):
+    for prepared in (launch._launches, sums._prepared):
         prepared.cache_clear()
     torch.set_num_threads(1)
-    algebra, dtype, specification = Algebra(case.algebra), getattr(torch, case.dtype), EXPRESSIONS[case.expression]
-    rows = [torch.zeros(ROWS, len(algebra), case.channels, dtype=dtype) for _ in specification.rows]
-    params = [torch.zeros(len(algebra.paths), case.channels, dtype=dtype) for _ in specification.params]
+    forward = operation(text(case.expression, normalize=case.normalize), case.algebra)
+    inputs = [_zeros(group, case) for group in forward.inputs.values()]
+    backward = forward.vjp(["out"], forward.inputs)
     with absent(case.device) as (launched, compiled):
         try:
-            out, scales = kernels.forward(case.expression, algebra, rows, params, case.normalize, 1e-6)
-            wrt = [True] * (len(rows) + len(params))
-            kernels.backward(case.expression, algebra, out, out, scales, rows, params, case.normalize, wrt)
+            kernels.run(forward, inputs, 1e-6)
+            kernels.run(backward, [_zeros(group, case) for group in backward.inputs.values()], 1e-6)
         # whatever the compiler raises, the other kernels are still of interest
         except Exception as error:
             return launched, compiled, f"{type(error).__name__}: {error}"
     return launched, compiled, None
+
+
+def _zeros(group: Group, case: Case) -> torch.Tensor:
+    rows = {"rows": (ROWS, group.size, case.channels), "shared": (group.size, case.channels)}
+    dtype = getattr(torch, case.dtype)
+    if group.kind == "scalars":
+        return torch.zeros(ROWS, group.size, dtype=compute_dtype(dtype))
+    return torch.zeros(rows[group.kind], dtype=dtype)
 
 
 def report(chosen: list[Case], jobs: int) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -28,8 +28,8 @@ from torch import Tensor
 from benchmarks.environment import RESULTS, write
 from cliffnn import Algebra, generated
 from cliffnn import functional as F
+from cliffnn.operation import operation
 
-EXPRESSION = "gelu_weighted_geometric_product"
 CASES = ("R3/500/28", "R3/2000/28", "R3/4096/64")
 
 
@@ -59,8 +59,9 @@ def ours(algebra: Algebra, rows: int, channels: int, compiled: bool) -> Callable
         return [out, *torch.autograd.grad(out, leaves, grad)]
 
     exact = [leaf.detach().double() for leaf in leaves]
-    out, scales = generated.forward(EXPRESSION, algebra, exact[:2], exact[2:], True, 1e-6)
-    wanted = generated.backward(EXPRESSION, algebra, grad.double(), out, scales, exact[:2], exact[2:], True, [True] * 3)
+    forward = operation("gelu_weighted_geometric_product.norm", algebra.name)
+    saved = generated.run(forward, exact, 1e-6)
+    wanted = generated.run(forward.vjp(["out"], forward.inputs), [*exact, *saved, grad.double()], 1e-6)
     pairs = zip(run(), [out, *wanted], strict=True)
     error = max(float((got.double() - right).norm() / right.norm()) for got, right in pairs)
     if not error < 1e-5:

@@ -19,8 +19,8 @@ from torch import Tensor
 from benchmarks.environment import RESULTS, write
 from benchmarks.timing import copy_bandwidth, eager_milliseconds, replay_milliseconds
 from cliffnn import Algebra, generated, kernels
+from cliffnn.operation import Operation, operation
 
-EXPRESSION = "gelu_weighted_geometric_product"
 CASES = (
     "R2/8192/512/float32",
     "R2/262144/32/float32",
@@ -38,16 +38,20 @@ CASES = (
 )
 
 
+def operations(algebra: Algebra) -> tuple[Operation, Operation]:
+    forward = operation("gelu_weighted_geometric_product.norm", algebra.name)
+    return forward, forward.vjp(["out"], ["x", "y", "w"])
+
+
 def check(algebra: Algebra, x: Tensor, y: Tensor, weight: Tensor, grad: Tensor) -> float:
     """The largest relative error of result and gradients on some rows, against generated torch code in float64."""
     rows = [t[:64] for t in (x, y)]
-    out, scales = kernels.forward(EXPRESSION, algebra, rows, [weight], True, 1e-6)
-    got = kernels.backward(EXPRESSION, algebra, grad[:64], out, scales, rows, [weight], True, [True] * 3)
-    exact = [t.double() for t in rows]
-    out64, scales64 = generated.forward(EXPRESSION, algebra, exact, [weight.double()], True, 1e-6)
-    wanted = generated.backward(
-        EXPRESSION, algebra, grad[:64].double(), out64, scales64, exact, [weight.double()], True, [True] * 3
-    )
+    forward, backward = operations(algebra)
+    inputs, exact = [*rows, weight], [t.double() for t in (*rows, weight)]
+    out, scales = kernels.run(forward, inputs, 1e-6)
+    got = kernels.run(backward, [*inputs, out, scales, grad[:64]], 1e-6)
+    out64, scales64 = generated.run(forward, exact, 1e-6)
+    wanted = generated.run(backward, [*exact, out64, scales64, grad[:64].double()], 1e-6)
     return max(float((a.double() - b).norm() / b.norm()) for a, b in zip([out, *got], [out64, *wanted], strict=True))
 
 
@@ -58,11 +62,13 @@ def measure(case: str, bandwidth: float) -> dict[str, Any]:
     size = shape[0] * shape[1] * shape[2] * dtype.itemsize
     weight = torch.randn(len(algebra.paths), shape[-1], device="cuda", dtype=dtype)
 
+    first, second = operations(algebra)
+
     def forward(x, y, *_):
-        return kernels.forward(EXPRESSION, algebra, [x, y], [weight], True, 1e-6)
+        return kernels.run(first, [x, y, weight], 1e-6)
 
     def backward(x, y, grad, out, scales):
-        return kernels.backward(EXPRESSION, algebra, grad, out, scales, [x, y], [weight], True, [True] * 3)
+        return kernels.run(second, [x, y, weight, out, scales, grad], 1e-6)
 
     buffers = []
     for _ in range(3 if size < 2**28 else 2):

@@ -15,8 +15,8 @@ import os
 import torch
 
 from cliffnn import Algebra, kernels
+from cliffnn.operation import operation
 
-EXPRESSION = "gelu_weighted_geometric_product"
 # Whole rows, rows whose backward goes over blocks of channels, and rows whose forward does too.
 CASES = (
     "R2/3/33/float32",
@@ -34,8 +34,10 @@ def run(case: str) -> None:
     algebra, kind = Algebra(name), {"device": "cuda", "dtype": getattr(torch, dtype_name)}
     x, y, grad = (torch.randn(int(rows), len(algebra), int(channels), **kind) for _ in range(3))
     weight = torch.randn(len(algebra.paths), int(channels), **kind)
-    out, scales = kernels.forward(EXPRESSION, algebra, [x, y], [weight], True, 1e-6)
-    gradients = kernels.backward(EXPRESSION, algebra, grad, out, scales, [x, y], [weight], True, [True] * 3)
+    forward = operation("gelu_weighted_geometric_product.norm", name)
+    backward = forward.vjp(["out"], ["x", "y", "w"])
+    out, scales = kernels.run(forward, [x, y, weight], 1e-6)
+    gradients = kernels.run(backward, [x, y, weight, out, scales, grad], 1e-6)
     torch.cuda.synchronize()
     if not all(tensor.isfinite().all() for tensor in (out, scales, *gradients)):
         raise SystemExit(f"{case}: not finite")

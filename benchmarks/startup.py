@@ -27,13 +27,14 @@ GENERATE = """
 import os, tempfile, time
 os.environ["CLIFFNN_CACHE_DIR"] = tempfile.mkdtemp()
 import torch, cliffnn.functional
-from cliffnn import Algebra
-from cliffnn.codegen import torch_function
+from cliffnn.codegen import buffered_function
+from cliffnn.operation import operation
 start = time.perf_counter()
 import kingdon
 imported = time.perf_counter()
-torch_function("gelu_weighted_geometric_product", Algebra({algebra!r}))
-torch_function("gelu_weighted_geometric_product", Algebra({algebra!r}), ("x", "y", "w"))
+forward = operation("gelu_weighted_geometric_product.norm", {algebra!r})
+buffered_function(forward)
+buffered_function(forward.vjp(["out"], ["x", "y", "w"]))
 print(time.perf_counter() - imported, imported - start)
 """
 

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from cliffnn import cache
-from cliffnn.algebra import Algebra
-from cliffnn.expressions import EXPRESSIONS
+from cliffnn.operation import Operation
+
+if TYPE_CHECKING:
+    from cliffnn.program import Program
 
 
-def assignment(name: str, value) -> list[str]:
+def program_of(operation: Operation, recompute: bool = False) -> Program:
+    """The program of an operation; a derivative reads what was saved, or computes the result anew."""
+    from cliffnn.program import Program
+
+    program = Program.of(operation)
+    known = [name for name in operation.saved if not (recompute and name == "out")]
+    groups = {name: [f"{name}{index}" for index in operation.inputs[name].indices] for name in known}
+    scalars = [symbol for name in known if operation.inputs[name].kind == "scalars" for symbol in groups[name]]
+    return program.given(groups, scalars) if groups else program
+
+
+def function_source(name: str, program: Program) -> str:
+    """A function from one tuple of tensors a group to a tuple of all outputs."""
+    outputs = [symbol for group in program.outputs.values() for symbol in group]
+    body: list[str] = []
+    for symbol, value in program.statements:
+        body += _assignment(symbol, value)
+        if program.cut and symbol == _last(program):
+            cut = ", ".join(program.cut)
+            body += [
+                "# kept in memory: a compiler would compute it wherever it is used, and then keep far more",
+                f"{cut}, = stack(({cut},), 1).unbind(1)",
+            ]
+    return _function(name, program, _groups(program), [*body, f"return {', '.join(outputs)},"])
+
+
+def _last(program: Program) -> str:
+    """The last name of the cut."""
+    return next(symbol for symbol, _ in reversed(program.statements) if symbol in program.cut)
+
+
+def _assignment(name: str, value) -> list[str]:
     """Lines that compute a polynomial or a call: a term that is a plain product is added in one operation."""
     if hasattr(value, "function"):
-        return [f"{name} = {value.function}({value.argument})"]
+        return [f"{name} = {_call(value)}"]
     # a positive term first saves a negation
     terms = sorted(value.args, key=lambda monomial: monomial[0] < 0)
     lines: list[str] = []
@@ -29,18 +65,16 @@ def assignment(name: str, value) -> list[str]:
     return lines
 
 
-def function_source(name: str, program) -> str:
-    """A function from one tuple of scalars a group to a tuple of all outputs."""
-    outputs = [symbol for group in program.outputs.values() for symbol in group]
-    body = [line for symbol, value in program.statements for line in assignment(symbol, value)]
-    return _function(name, program, program.inputs, [*body, f"return {', '.join(outputs)},"])
+def _call(value) -> str:
+    constants = ["TOLERANCE"] if value.function == "sign" else []
+    return f"{value.function}({', '.join([*value.arguments, *constants])})"
 
 
-def buffered_source(name: str, program) -> tuple[str, int]:
+def buffered_source(name: str, program: Program) -> tuple[str, int]:
     """A function that writes all it computes into given tensors, and how many it needs beside the outputs.
 
     Allocating each intermediate result anew costs a CPU more than computing it: fresh memory is neither mapped nor in
-    the cache. So a result gets the buffer of one that nobody needs any more.
+    the cache. So a result gets the buffer of one that nobody needs any more. What a row has one of is small.
     """
     from cliffnn.schedule import operands_of, scheduled
 
@@ -52,25 +86,37 @@ def buffered_source(name: str, program) -> tuple[str, int]:
     body: list[str] = []
     count = 0
     for index, (symbol, value, first) in enumerate(terms):
-        if first and symbol in outputs:
-            buffers[symbol] = symbol
-        elif first:
-            if not free:
-                free.append(f"buffer{count}")
-                count += 1
-            buffers[symbol] = free.pop()
-        body.append(_into(buffers[symbol], symbol, value) if first else _added(symbol, value))
+        if symbol in program.uniform and symbol not in outputs:
+            body.append(_small(symbol, value, first))
+        else:
+            if first and symbol in outputs:
+                buffers[symbol] = symbol
+            elif first:
+                if not free:
+                    free.append(f"buffer{count}")
+                    count += 1
+                buffers[symbol] = free.pop()
+            body.append(_into(buffers[symbol], symbol, value) if first else _added(symbol, value))
         for operand in operands_of(value):
             if last_use[operand] == index and operand in buffers and operand not in outputs:
                 free.append(buffers.pop(operand))
-    groups = {**program.inputs, **program.outputs, "buffers": tuple(f"buffer{index}" for index in range(count))}
+    groups = {**_groups(program), **program.outputs, "buffers": tuple(f"buffer{index}" for index in range(count))}
     return _function(name, program, groups, body), count
+
+
+def _small(name: str, value, first: bool) -> str:
+    """The line that computes a term of what a row has one of."""
+    if hasattr(value, "function"):
+        return f"{name} = {_call(value)}"
+    coefficient, *factors = value
+    text = " * ".join([str(float(coefficient)), *factors] if coefficient != 1 or not factors else factors)
+    return f"{name} = {text}" if first else f"{name} = {name} + {text}"
 
 
 def _into(buffer: str, name: str, value) -> str:
     """The line that computes the first term of a name in its buffer."""
     if hasattr(value, "function"):
-        return f"{name} = {buffer}.copy_({value.function}({value.argument}))"
+        return f"{name} = {buffer}.copy_({_call(value)})"
     coefficient, *factors = value
     if len(factors) < 2:
         text = f"{buffer}.copy_({factors[0]})" if factors else f"{buffer}.fill_(1)"
@@ -91,60 +137,54 @@ def _added(name: str, value) -> str:
     return f"{name}.addcmul_({' * '.join(factors[:-1])}, {factors[-1]}{scale})"
 
 
-def _function(name: str, program, groups, body: list[str]) -> str:
+def _groups(program: Program) -> dict[str, tuple[str, ...]]:
+    """The inputs that are used."""
+    return {name: group for name, group in program.inputs.items() if not program.used.isdisjoint(group)}
+
+
+def _function(name: str, program: Program, groups: Mapping[str, tuple[str, ...]], body: list[str]) -> str:
     muls, adds = program.operations
-    lines = [f"def {name}({', '.join(groups)}):", f"    # {muls} multiplications, {adds} additions"]
+    lines = [
+        f"def {name}({', '.join([*groups, 'EPS', 'TOLERANCE'])}):",
+        f"    # {muls} multiplications, {adds} additions",
+    ]
     lines += [f"    {', '.join(symbols)}, = {group}" for group, symbols in groups.items() if symbols]
     return "\n".join([*lines, *(f"    {line}" for line in body)]) + "\n"
 
 
-def programs(expression: str, algebra: Algebra, wrt: tuple[str, ...] = ()):
-    """The program of an expression and, if ``wrt`` names groups, its vector-Jacobian product."""
-    from cliffnn.program import Program
-
-    forward = Program.of(EXPRESSIONS[expression], algebra)
-    return forward, forward.vjp(wrt) if wrt else None
-
-
 def file_name(*parts: str) -> str:
-    """A name that tells expression, algebra and kind, and is a Python identifier."""
-    return "_".join(parts).replace(",", "_")
+    """A Python identifier, of bearable length, that tells what is in a file; other parts have another name."""
+    whole = " ".join(parts)
+    return f"{re.sub(r'[^a-zA-Z0-9]+', '_', whole)[:80]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def torch_function(expression: str, algebra: Algebra, wrt: tuple[str, ...] = ()) -> Callable:
-    """The generated torch function of an expression, or of its vector-Jacobian product."""
-    name = _function_name(wrt)
+def torch_function(operation: Operation) -> tuple[Callable, tuple[str, ...]]:
+    """The generated torch function of an operation, and the inputs that it takes, by name."""
 
     def generate() -> str:
-        return _header(expression, algebra, wrt, "addcmul") + function_source(name, _program(expression, algebra, wrt))
+        program = program_of(operation)
+        return _header(operation, "addcmul, stack", program) + function_source("run", program)
 
-    return cache.load(file_name(expression, algebra.name, name, "torch"), generate).__dict__[name]
+    module = cache.load(file_name(operation.text, operation.algebra.name, "torch"), generate)
+    return module.__dict__["run"], module.__dict__["INPUTS"]
 
 
-def buffered_function(expression: str, algebra: Algebra, wrt: tuple[str, ...] = ()) -> tuple[Callable, int]:
+def buffered_function(operation: Operation) -> tuple[Callable, tuple[str, ...], int]:
     """The same, writing into tensors that it is given, and how many it needs; see `buffered_source`."""
-    name = _function_name(wrt)
 
     def generate() -> str:
-        source, count = buffered_source(name, _program(expression, algebra, wrt))
-        return f"{_header(expression, algebra, wrt, 'mul')}BUFFERS = {count}\n\n\n{source}"
+        program = program_of(operation)
+        source, count = buffered_source("run", program)
+        return _header(operation, "mul", program, f"BUFFERS = {count}") + source
 
-    module = cache.load(file_name(expression, algebra.name, name, "buffered"), generate)
-    return module.__dict__[name], module.__dict__["BUFFERS"]
-
-
-def _function_name(wrt: tuple[str, ...]) -> str:
-    return "_".join(["grad", *wrt]) if wrt else "forward"
+    module = cache.load(file_name(operation.text, operation.algebra.name, "buffered"), generate)
+    return module.__dict__["run"], module.__dict__["INPUTS"], module.__dict__["BUFFERS"]
 
 
-def _program(expression: str, algebra: Algebra, wrt: tuple[str, ...]):
-    forward, vjp = programs(expression, algebra, wrt)
-    return vjp or forward
-
-
-def _header(expression: str, algebra: Algebra, wrt: tuple[str, ...], function: str) -> str:
-    what = f"the gradients of {expression} with respect to {', '.join(wrt)}" if wrt else expression
+def _header(operation: Operation, functions: str, program: Program, *constants: str) -> str:
+    lines = "\n".join([f"INPUTS = {tuple(_groups(program))}", *constants])
     return (
-        f'"""{what}, in {algebra.name}: {EXPRESSIONS[expression].function.__doc__}"""\n\n'
-        f"from torch import {function}\n\nfrom cliffnn.elementary import normal_cdf, normal_pdf\n\n\n"
+        f'"""{operation.text} in {operation.algebra.name}: {operation.expression.function.__doc__}"""\n\n'
+        f"from torch import {functions}\n\n"
+        f"from cliffnn.elementary import abs, mean, normal_cdf, normal_pdf, rsqrt, sign, zero\n\n{lines}\n\n\n"
     )

@@ -26,11 +26,6 @@ class Expression:
     rows: tuple[str, ...]
     params: tuple[str, ...] = ()
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """All names, in the order of the function's arguments."""
-        return (*self.rows, *self.params)
-
 
 EXPRESSIONS: dict[str, Expression] = {}
 
@@ -68,7 +63,7 @@ def weighted_geometric_product(
     trace: Trace, x: MultiVector, y: MultiVector, w: Sequence[RationalPolynomial]
 ) -> MultiVector:
     """sum over paths (i, j, k) of w_ijk <<x>_i <y>_j>_k"""
-    weights = dict(zip(trace.algebra.paths, w, strict=True))
+    weights = dict(zip(trace.operation.paths, w, strict=True))
     products = {(i, j): x.grade(i) * y.grade(j) for i, j, _ in weights}
     terms = [trace.let(f"p{i}{j}{k}", products[i, j].grade(k)) * weights[i, j, k] for i, j, k in weights]
     return sum(terms[1:], terms[0])

@@ -23,6 +23,7 @@ from cliffnn.checks import (
     checked_layout,
 )
 from cliffnn.linear import linear as _linear
+from cliffnn.operation import text
 from cliffnn.ops import geometric_op
 
 __all__ = [
@@ -472,7 +473,7 @@ def _apply(
             )
     flat = [_flat(row, shape) for row in rows.values()]
     coefficients = [param.contiguous() for param in params.values()]
-    out = geometric_op(expression, algebra, flat, coefficients, normalize, eps)
+    out = geometric_op(text(expression, normalize=normalize), algebra, [*flat, *coefficients], eps)
     return out if out.shape == shape else out.reshape(shape)
 
 

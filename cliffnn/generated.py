@@ -1,6 +1,6 @@
-"""Expressions run as generated torch code, on a CPU: block by block, so that a block stays in the cache.
+"""Operations run as generated torch code, on a CPU: block by block, so that a block stays in the cache.
 
-The same two functions, with the same arguments, as `cliffnn.kernels` runs on a GPU.
+The same function, with the same arguments, as `cliffnn.kernels` runs on a GPU.
 """
 
 from __future__ import annotations
@@ -10,122 +10,89 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cliffnn import norm
-from cliffnn.algebra import Algebra
 from cliffnn.codegen import buffered_function
-from cliffnn.expressions import EXPRESSIONS
-from cliffnn.norm import compute_dtype, sign_tolerance
+from cliffnn.operation import Group, Operation
+from cliffnn.precision import compute_dtype, sign_tolerance
 
 # Numbers of one blade in a block of rows: enough to be worth a call of torch, few enough for the cache.
 _BLOCK = 16384
 
 
-def forward(
-    expression: str,
-    algebra: Algebra,
-    rows: Sequence[Tensor],
-    params: Sequence[Tensor],
-    normalize: bool,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Evaluate an expression row by row, and normalise the result by grade.
+def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """Evaluate an operation row by row.
 
     Parameters
     ----------
-    expression : str
-        Its name in `cliffnn.expressions`.
-    algebra : Algebra
-    rows : sequence of Tensor
-        Multivectors ``(rows, blades, channels)``, contiguous.
-    params : sequence of Tensor
-        Coefficients ``(paths, channels)``.
-    normalize : bool
-        Divide each grade by its root mean square over the channels.
+    operation : Operation
+    inputs : sequence of Tensor
+        Contiguous, one for each of the operation's inputs; see `cliffnn.operation.Group` for their shapes.
     eps : float
-        Added inside the root.
-
-    Returns
-    -------
-    out : Tensor
-        ``(rows, blades, channels)``.
-    scales : Tensor
-        What each row and grade was multiplied with, ``(rows, grades)``, in the dtype of the arithmetic; without
-        ``normalize`` there are none, ``(rows, 0)``.
-    """
-    specification = EXPRESSIONS[expression]
-    out = torch.empty_like(rows[0])
-    dtype = compute_dtype(out.dtype)
-    scales = out.new_empty(len(out), len(algebra.grades) if normalize else 0, dtype=dtype)
-    function, count = buffered_function(expression, algebra)
-    groups = dict.fromkeys((*specification.rows, "out"), len(algebra)) | {"buffers": count}
-    for block, scratch in _blocks(out, groups, dtype):
-        inputs = [_copied(scratch[name], row[block]) for name, row in zip(specification.rows, rows, strict=True)]
-        values = scratch["out"]
-        function(*inputs, *_coefficients(params, values), values, scratch["buffers"])
-        if normalize:
-            for k in algebra.grades:
-                scales[block, k, None] = norm.scale(algebra, k, values.unbind(0), eps)
-            torch.mul(values.transpose(0, 1), _by_blade(algebra, scales[block]), out=out[block])
-        else:
-            out[block] = values.transpose(0, 1)
-    return out, scales
-
-
-def backward(
-    expression: str,
-    algebra: Algebra,
-    grad: Tensor,
-    out: Tensor,
-    scales: Tensor,
-    rows: Sequence[Tensor],
-    params: Sequence[Tensor],
-    normalize: bool,
-    wrt: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of `forward`'s first result, from what it was given and what it gave.
-
-    Parameters
-    ----------
-    grad, out : Tensor
-        The gradient with respect to the result, and the result.
-    scales : Tensor
-        The second result.
-    wrt : sequence of bool
-        Which of ``rows`` and then ``params`` to differentiate with respect to.
+        What a norm adds inside its root.
 
     Returns
     -------
     list of Tensor
-        A gradient for each true entry of ``wrt``.
+        One for each of the operation's outputs. Of a shared one, what all rows give is summed.
     """
-    specification = EXPRESSIONS[expression]
-    chosen = tuple(name for name, wanted in zip(specification.inputs, wrt, strict=True) if wanted)
-    dtype = compute_dtype(grad.dtype)
-    sources = dict(zip(specification.inputs, (*rows, *params), strict=True))
-    # coefficients are summed over blocks in the dtype of the arithmetic
-    gradients = {
-        name: torch.empty_like(sources[name])
-        if name in specification.rows
-        else torch.zeros_like(sources[name], dtype=dtype)
-        for name in chosen
-    }
-    function, count = buffered_function(expression, algebra, chosen)
-    groups = dict.fromkeys((*specification.rows, "grad_out", "out"), len(algebra)) | {"buffers": count}
-    groups |= {f"grad_{name}": len(algebra) if name in specification.rows else len(algebra.paths) for name in chosen}
-    for block, scratch in _blocks(grad, groups, dtype):
-        inputs = [_copied(scratch[name], row[block]) for name, row in zip(specification.rows, rows, strict=True)]
-        cotangents: Sequence[Tensor] = _copied(scratch["grad_out"], grad[block]).unbind(0)
-        if normalize:
-            results = _copied(scratch["out"], out[block]).unbind(0)
-            cotangents = norm.unnormalized(algebra, cotangents, results, scales[block], sign_tolerance(out.dtype))
-        outputs = [scratch[f"grad_{name}"] for name in chosen]
-        function(*inputs, *_coefficients(params, scratch["grad_out"]), cotangents, *outputs, scratch["buffers"])
-        for (name, gradient), values in zip(gradients.items(), outputs, strict=True):
-            if name in specification.rows:
-                gradient[block] = values.transpose(0, 1)
-            else:
-                gradient += values.sum(1)
-    return [gradient.to(grad.dtype) for gradient in gradients.values()]
+    like = row_like(operation, inputs)
+    outputs = allocate(operation, like)
+    function, names, count = buffered_function(operation)
+    given = dict(zip(operation.inputs, inputs, strict=True))
+    groups = {name: operation.inputs[name] for name in names}
+    copied = {name: group.size for name, group in groups.items() if group.kind == "rows"}
+    written = {name: group.size for name, group in operation.outputs.items() if group.kind != "scalars"}
+    # gradients of what rows share are summed over blocks in the dtype of the arithmetic
+    dtype = compute_dtype(like.dtype)
+    totals = {n: torch.zeros_like(outputs[n], dtype=dtype) for n, g in operation.outputs.items() if g.kind == "shared"}
+    for block, scratch in _blocks(like, copied | written | {"buffers": count}, dtype):
+        arguments = [_argument(group, given[name], block, scratch, name) for name, group in groups.items()]
+        results = [
+            outputs[name][block].T[..., None] if group.kind == "scalars" else scratch[name]
+            for name, group in operation.outputs.items()
+        ]
+        function(*arguments, *results, scratch["buffers"], eps, sign_tolerance(like.dtype))
+        for name, group in operation.outputs.items():
+            if group.kind == "rows":
+                outputs[name][block] = scratch[name].transpose(0, 1)
+            elif group.kind == "shared":
+                totals[name] += scratch[name].sum(1)
+    for name, total in totals.items():
+        outputs[name].copy_(total)
+    return list(outputs.values())
+
+
+def row_like(operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
+    """An input that comes row by row."""
+    groups = zip(operation.inputs.values(), inputs, strict=True)
+    return next(tensor for group, tensor in groups if group.kind == "rows")
+
+
+def allocate(operation: Operation, like: Tensor) -> dict[str, Tensor]:
+    """Tensors for the outputs, by name."""
+    return {name: like.new_empty(_shape(g, like), dtype=_dtype(g, like)) for name, g in operation.outputs.items()}
+
+
+def _shape(group: Group, like: Tensor) -> tuple[int, ...]:
+    rows, _, channels = like.shape
+    return {
+        "rows": (rows, group.size, channels),
+        "shared": (group.size, channels),
+        "scalars": (rows, group.size),
+    }[group.kind]
+
+
+def _dtype(group: Group, like: Tensor) -> torch.dtype:
+    return compute_dtype(like.dtype) if group.kind == "scalars" else like.dtype
+
+
+def _argument(group: Group, tensor: Tensor, block: slice, scratch: Mapping[str, Tensor], name: str) -> Tensor:
+    """For each number of a group, along the first dimension, one contiguous tensor ``(rows, channels)``."""
+    if group.kind == "scalars":
+        return tensor[block].T[..., None]
+    if group.kind == "shared":
+        like = scratch["buffers"]
+        return tensor.to(like.dtype)[:, None].expand(-1, *like.shape[1:])
+    return scratch[name].copy_(tensor[block].transpose(0, 1))
 
 
 def _blocks(x: Tensor, groups: Mapping[str, int], dtype: torch.dtype) -> Iterator[tuple[slice, dict[str, Tensor]]]:
@@ -139,17 +106,3 @@ def _blocks(x: Tensor, groups: Mapping[str, int], dtype: torch.dtype) -> Iterato
     for start in range(0, x.shape[0], max(1, size)):
         rows = min(size, x.shape[0] - start)
         yield slice(start, start + rows), {name: m[:, :rows] for name, m in zip(groups, memory, strict=True)}
-
-
-def _copied(target: Tensor, block: Tensor) -> Tensor:
-    """``(rows, blades, channels)`` copied to ``(blades, rows, channels)``, where each blade is contiguous."""
-    return target.copy_(block.transpose(0, 1))
-
-
-def _coefficients(params: Sequence[Tensor], like: Tensor) -> list[Tensor]:
-    return [param.to(like.dtype)[:, None].expand(-1, *like.shape[1:]) for param in params]
-
-
-def _by_blade(algebra: Algebra, scales: Tensor) -> Tensor:
-    """A number a grade, repeated for its blades: ``(rows, blades, 1)``."""
-    return torch.cat([scales[:, k, None, None].expand(-1, size, 1) for k, size in enumerate(algebra.grade_sizes)], 1)

@@ -1,44 +1,75 @@
 """Straight-line programs: what an expression becomes once an algebra is chosen, and their derivatives.
 
-A program is a list of assignments, each a polynomial in earlier names or an elementary function of one of them.
-Programs are closed under reverse-mode differentiation (`Program.vjp`), so second derivatives need no new idea.
+A program is a list of assignments, each a polynomial in earlier names, or a function of some of them. One function,
+``mean``, looks beyond its channel: it is the mean over all channels of the row. Programs are closed under reverse-mode
+differentiation (`Program.vjp`), so derivatives of any order need no new idea.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from kingdon.polynomial import Polynomial, RationalPolynomial
 
+from cliffnn.operation import Operation, gradient_name
+
 if TYPE_CHECKING:
     from kingdon import MultiVector
-
-    from cliffnn.algebra import Algebra
-    from cliffnn.expressions import Expression
 
 
 @dataclass(frozen=True)
 class Call:
-    """An elementary function applied to a name."""
+    """A function applied to names."""
 
     function: str
-    argument: str
+    arguments: tuple[str, ...]
 
 
 Value: TypeAlias = Polynomial | Call
 Statement: TypeAlias = tuple[str, Value]
+
+# Numbers that a program takes beside its inputs: what the norm adds inside its root, and how small a quadratic form
+# may be before its sign counts as zero.
+CONSTANTS = ("EPS", "TOLERANCE")
 
 # The derivative of each elementary function, as a polynomial in its argument, its value, and calls of others.
 DERIVATIVES: dict[str, Callable[[Builder, str, str], Polynomial]] = {
     "normal_cdf": lambda builder, x, value: _symbol(builder.call("normal_pdf", x)),
     "normal_pdf": lambda builder, x, value: -_symbol(x) * _symbol(value),
 }
+# Piecewise constant functions, which nothing flows through. "zero" is zero, of its argument's shape.
+_FLAT = {"sign", "zero"}
 
 
 def _symbol(name: str) -> Polynomial:
     return Polynomial([[1, name]])
+
+
+def _sum(values: Iterable[Polynomial]) -> Polynomial:
+    return sum(values, Polynomial([]))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What the norm made of one grade.
+
+    Attributes
+    ----------
+    metric : tuple of int
+        The weight of each blade in the grade's quadratic form.
+    before, after : tuple of str
+        The blades, and the same times ``scale``.
+    scale : str
+        The reciprocal root mean square.
+    """
+
+    metric: tuple[int, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    scale: str
 
 
 class Builder:
@@ -62,8 +93,8 @@ class Builder:
         self.statements.append((name, value))
         self._names.setdefault(value, name)
 
-    def call(self, function: str, argument: str) -> str:
-        return self.let(f"{function}_{argument}", Call(function, argument))
+    def call(self, function: str, *arguments: str) -> str:
+        return self.let("_".join((function, *arguments)), Call(function, arguments))
 
     def _fresh(self, name: str) -> str:
         candidate, count = name, 1
@@ -76,19 +107,26 @@ class Builder:
 class Trace:
     """What an expression writes its intermediate results to: they stay factored instead of being multiplied out."""
 
-    def __init__(self, algebra: Algebra):
-        self.algebra = algebra
-        self.inputs: dict[str, tuple[str, ...]] = {}
-        self._keys = tuple(algebra.kingdon.canon2bin.values())
+    def __init__(self, operation: Operation):
+        self.operation = operation
+        self.algebra = operation.algebra
+        self._keys = tuple(self.algebra.kingdon.canon2bin.values())
         self._position = {key: index for index, key in enumerate(self._keys)}
-        self.builder = Builder(taken=set())
+        self.builder = Builder(taken=set(CONSTANTS))
+
+    @property
+    def anchor(self) -> str:
+        """An input that comes row by row."""
+        return next(f"{name}{g.indices[0]}" for name, g in self.operation.inputs.items() if g.kind == "rows")
 
     def multivector(self, name: str) -> MultiVector:
-        symbols = self._declare(name, len(self._keys))
-        return self.algebra.kingdon.multivector(keys=self._keys, values=symbols)
+        keys = tuple(self._keys[blade] for blade in self.operation.inputs[name].indices)
+        return self.algebra.kingdon.multivector(keys=keys, values=self.coefficients(name))
 
-    def coefficients(self, name: str, count: int) -> list[RationalPolynomial]:
-        return self._declare(name, count)
+    def coefficients(self, name: str) -> list[RationalPolynomial]:
+        symbols = _symbols(name, self.operation.inputs[name].indices)
+        self.builder._taken.update(symbols)
+        return [RationalPolynomial.fromname(symbol) for symbol in symbols]
 
     def let(self, name: str, mv: MultiVector) -> MultiVector:
         """Name each coefficient of ``mv`` and go on with the names."""
@@ -104,21 +142,41 @@ class Trace:
         argument = self.builder.let("argument", _polynomial(value))
         return RationalPolynomial.fromname(self.builder.call(function, argument))
 
-    def finish(self, name: str, mv: MultiVector) -> dict[str, tuple[str, ...]]:
-        """Assign the coefficients of the result, in the order of the blades."""
-        coefficients = {self._position[key]: _polynomial(value) for key, value in mv.items()}
-        names = tuple(f"{name}{index}" for index in range(len(self._keys)))
-        for index, symbol in enumerate(names):
-            if not coefficients.get(index):
-                blade = self.algebra.blades[index]
-                raise NotImplementedError(f"the {blade} blade of an expression is always zero: it cannot be generated")
-            self.builder.assign(symbol, coefficients[index])
-        return {name: names}
+    def finish(self, mv: MultiVector) -> tuple[Norm, ...]:
+        """Assign the coefficients of the result, normalised if the operation says so."""
+        values = {self._position[key]: _polynomial(value) for key, value in mv.items()}
+        for blade in self.operation.blades_of("out"):
+            if not values.get(blade):
+                values[blade] = _symbol(self.builder.call("zero", self.anchor))
+        norms = []
+        for k in self.operation.grades_of("out"):
+            blades = self.algebra.grade_slices[k]
+            indices = range(blades.start, blades.stop)
+            if self.operation.normalize and k in self.operation.normed_grades:
+                norms.append(self._normalize(k, indices, values))
+            else:
+                for blade in indices:
+                    self.builder.assign(f"out{blade}", values[blade])
+        return tuple(norms)
 
-    def _declare(self, name: str, count: int) -> list[RationalPolynomial]:
-        self.inputs[name] = tuple(f"{name}{index}" for index in range(count))
-        self.builder._taken.update(self.inputs[name])
-        return [RationalPolynomial.fromname(symbol) for symbol in self.inputs[name]]
+    def _normalize(self, grade: int, blades: range, values: Mapping[int, Polynomial]) -> Norm:
+        metric = tuple(self.algebra.quadratic_form[blade] for blade in blades)
+        before = tuple(self.builder.let(f"product{blade}", values[blade]) for blade in blades)
+        form = _sum(m * _symbol(name) * _symbol(name) for m, name in zip(metric, before, strict=True))
+        size = self.builder.let(f"form{grade}", form)
+        if -1 in metric:
+            size = self.builder.call("abs", size)
+        mean = self.builder.let(f"mean{grade}", Call("mean", (size,)))
+        square = self.builder.let(f"square{grade}", _symbol(mean) + _symbol("EPS"))
+        self.builder.assign(f"scales{grade}", Call("rsqrt", (square,)))
+        after = tuple(f"out{blade}" for blade in blades)
+        for name, result in zip(before, after, strict=True):
+            self.builder.assign(result, _symbol(name) * _symbol(f"scales{grade}"))
+        return Norm(metric, before, after, f"scales{grade}")
+
+
+def _symbols(name: str, indices: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"{name}{index}" for index in indices)
 
 
 def _polynomial(value: RationalPolynomial | int | float) -> Polynomial:
@@ -136,56 +194,112 @@ class Program:
     Attributes
     ----------
     inputs, outputs : mapping of str to tuple of str
-        Groups, as ``{"x": ("x0", "x1", ...)}``: one scalar a blade, or a path.
+        Groups, as ``{"x": ("x0", "x1", ...)}``: one scalar a blade, a grade or a path.
     statements : tuple
         ``(name, value)`` in order of execution.
+    scalars : frozenset of str
+        The inputs that a row has one of, whatever the channel.
+    anchor : str
+        An input that comes row by row, for what is zero in all of them.
+    norms : tuple of Norm
+    cut : tuple of str
+        Names that a compiler should keep in memory instead of computing them wherever they are used.
     """
 
     inputs: Mapping[str, tuple[str, ...]]
     outputs: Mapping[str, tuple[str, ...]]
     statements: tuple[Statement, ...]
+    anchor: str
+    scalars: frozenset[str] = frozenset()
+    norms: tuple[Norm, ...] = ()
+    cut: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, expression: Expression, algebra: Algebra) -> Program:
-        """Write out an expression in an algebra."""
-        trace = Trace(algebra)
-        rows = [trace.multivector(name) for name in expression.rows]
-        params = [trace.coefficients(name, len(algebra.paths)) for name in expression.params]
-        outputs = trace.finish("out", expression.function(trace, *rows, *params))
-        return cls(trace.inputs, outputs, tuple(trace.builder.statements))
+    def of(cls, operation: Operation) -> Program:
+        """Write out an operation; what was saved for a derivative is computed anew, see `given`."""
+        trace = Trace(operation)
+        rows = [trace.multivector(name) for name in operation.expression.rows]
+        params = [trace.coefficients(name) for name in operation.expression.params]
+        norms = trace.finish(operation.expression.function(trace, *rows, *params))
+        names = (*operation.expression.rows, *operation.expression.params)
+        inputs = {name: _symbols(name, operation.inputs[name].indices) for name in names}
+        outputs = {"out": _symbols("out", operation.blades_of("out"))}
+        if operation.normalize:
+            outputs["scales"] = _symbols("scales", operation.normed_grades)
+        program = cls(inputs, outputs, tuple(trace.builder.statements), trace.anchor, norms=norms)
+        for order, derivative in enumerate(operation.derivatives, 1):
+            program = program.vjp(derivative.of, derivative.wrt, order)
+        return program
 
-    def vjp(self, wrt: tuple[str, ...]) -> Program:
+    def vjp(self, of: Iterable[str], wrt: Iterable[str], order: int = 1) -> Program:
         """The vector-Jacobian product, by reverse mode over the statements.
 
-        A program from the inputs and one cotangent an output (group ``grad_out``) to the gradients with respect to
-        the groups named in ``wrt`` (groups ``grad_x``, ...).
+        Parameters
+        ----------
+        of : iterable of str
+            Outputs: the program takes a cotangent of each, as the group ``grad_out``.
+        wrt : iterable of str
+            Inputs: it gives the gradient with respect to each, as the group ``grad_x``.
+        order : int
+            Of the derivative: from the second on, names begin with ``grad2_``.
         """
+        bar = gradient_name(order, "")
         taken = {name for group in self.inputs.values() for name in group} | {name for name, _ in self.statements}
-        builder = Builder(taken, self.statements)
-        cotangents = {f"grad_{name}": tuple(f"grad_{s}" for s in group) for name, group in self.outputs.items()}
-        adjoints = {symbol: _symbol(f"grad_{symbol}") for group in self.outputs.values() for symbol in group}
-        taken.update(f"grad_{symbol}" for symbol in adjoints)
+        cotangents = {bar + name: tuple(bar + symbol for symbol in self.outputs[name]) for name in of}
+        taken.update(symbol for group in cotangents.values() for symbol in group)
+        builder = Builder(taken | set(CONSTANTS), self.statements)
+        adjoints = {symbol: _symbol(bar + symbol) for name in of for symbol in self.outputs[name]}
 
         needed = self._depending_on({symbol for name in wrt for symbol in self.inputs[name]})
+        norms = {norm.scale: norm for norm in self.norms}
+        normed = {name for norm in self.norms for name in norm.after}
+
+        def add(name: str, slope: Polynomial) -> None:
+            adjoints[name] = adjoints.get(name, Polynomial([])) + slope
+
         for name, value in reversed(self.statements):
-            adjoint = adjoints.get(name)
-            if adjoint is None or name not in needed:
+            if name in norms:
+                given = {n: adjoints.pop(n) for n in (name, *norms[name].after) if n in adjoints}
+                if given and name in needed:
+                    through = _norm_adjoint(builder, norms[name], given, bar)
+                    for before, adjoint in through.items():
+                        add(before, adjoint)
                 continue
-            bar = _symbol(builder.let(f"grad_{name}", adjoint))
-            for argument in _arguments(value):
-                if argument in needed:
-                    if isinstance(value, Call):
-                        slope = DERIVATIVES[value.function](builder, argument, name)
-                    else:
-                        slope = value.diff(argument)
-                    adjoints[argument] = adjoints.get(argument, Polynomial([])) + slope * bar
+            if name in normed or name not in adjoints or name not in needed:
+                continue
+            upstream = _symbol(builder.let(bar + name, adjoints[name]))
+            if isinstance(value, Call):
+                if value.function == "mean":
+                    add(value.arguments[0], _symbol(builder.call("mean", upstream[0][1])))
+                elif value.function not in _FLAT:
+                    (argument,) = value.arguments
+                    add(argument, DERIVATIVES[value.function](builder, argument, name) * upstream)
+            else:
+                for argument in operands(value):
+                    if argument in needed:
+                        add(argument, value.diff(argument) * upstream)
 
         outputs = {}
         for name in wrt:
-            outputs[f"grad_{name}"] = tuple(f"grad_{symbol}" for symbol in self.inputs[name])
+            outputs[bar + name] = tuple(bar + symbol for symbol in self.inputs[name])
             for symbol in self.inputs[name]:
-                builder.assign(f"grad_{symbol}", adjoints.get(symbol, Polynomial([])))
-        return Program({**self.inputs, **cotangents}, outputs, tuple(builder.statements)).pruned()
+                builder.assign(bar + symbol, adjoints.get(symbol) or Call("zero", (self.anchor,)))
+        inputs, statements = {**self.inputs, **cotangents}, tuple(builder.statements)
+        computed = {name for name, _ in statements}
+        cut = tuple(bar + name for norm in self.norms for name in norm.before if bar + name in computed)
+        return replace(self, inputs=inputs, outputs=outputs, statements=statements, cut=cut).pruned()
+
+    def given(self, groups: Mapping[str, Iterable[str]], scalars: Iterable[str] = ()) -> Program:
+        """The same program, with the values of some names taken as inputs; ``scalars`` are one a row."""
+        taken = {name: tuple(symbols) for name, symbols in groups.items()}
+        known = {symbol for symbols in taken.values() for symbol in symbols}
+        statements = tuple(statement for statement in self.statements if statement[0] not in known)
+        inputs, known_scalars = {**self.inputs, **taken}, self.scalars | set(scalars)
+        return replace(self, inputs=inputs, statements=statements, scalars=known_scalars).pruned()
+
+    def only(self, outputs: Mapping[str, tuple[str, ...]]) -> Program:
+        """The same program with other outputs, which may be any of its names."""
+        return replace(self, outputs=outputs).pruned()
 
     def pruned(self) -> Program:
         """Without the statements that no output needs."""
@@ -194,25 +308,90 @@ class Program:
         for name, value in reversed(self.statements):
             if name in live:
                 kept.append((name, value))
-                live.update(_arguments(value))
-        return Program(self.inputs, self.outputs, tuple(reversed(kept)))
+                live.update(operands(value))
+        cut = tuple(name for name in self.cut if name in live)
+        return replace(self, statements=tuple(reversed(kept)), cut=cut)
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """The names that some statement, or the result, reads."""
+        read = {operand for _, value in self.statements for operand in operands(value)}
+        return frozenset(read | {symbol for group in self.outputs.values() for symbol in group})
+
+    @cached_property
+    def uniform(self) -> frozenset[str]:
+        """The names whose value is the same in all channels of a row."""
+        found = set(self.scalars) | set(CONSTANTS)
+        for name, value in self.statements:
+            if _is_mean(value) or (found.issuperset(operands(value)) and operands(value)):
+                found.add(name)
+        return frozenset(found)
+
+    @cached_property
+    def means(self) -> tuple[Mapping[str, str], ...]:
+        """By depth, the means and what they are of: one is deeper than those that it is computed from."""
+        levels = self.levels
+        found: list[dict[str, str]] = [{} for _ in range(max(levels.values(), default=0))]
+        for name, value in self.statements:
+            if _is_mean(value):
+                found[levels[name] - 1][name] = value.arguments[0]
+        return tuple(found)
+
+    @cached_property
+    def levels(self) -> Mapping[str, int]:
+        """How many means each name is computed from, one after the other."""
+        found: dict[str, int] = {}
+        for name, value in self.statements:
+            found[name] = max((found.get(operand, 0) for operand in operands(value)), default=0) + _is_mean(value)
+        return found
 
     def _depending_on(self, symbols: set[str]) -> set[str]:
         found = set(symbols)
         for name, value in self.statements:
-            if not found.isdisjoint(_arguments(value)):
+            if not found.isdisjoint(operands(value)):
                 found.add(name)
         return found
 
     @property
     def operations(self) -> tuple[int, int]:
-        """Multiplications and additions, an elementary function counting as neither."""
+        """Multiplications and additions, a function counting as neither."""
         polynomials = [value for _, value in self.statements if isinstance(value, Polynomial)]
         muls = sum(max(len(m) - 2, 0) + (abs(m[0]) != 1 and len(m) > 1) for p in polynomials for m in p.args)
         return muls, sum(max(len(p) - 1, 0) for p in polynomials)
 
 
-def _arguments(value: Value) -> tuple[str, ...]:
+def _norm_adjoint(builder: Builder, norm: Norm, given: Mapping[str, Polynomial], bar: str) -> dict[str, Polynomial]:
+    """The cotangents of what was normalised, from those of the result and of the scale.
+
+    r (g_b - s m_b out_b mean(sum out g + r g_r)), with s the sign of q. It is written with the result instead of what
+    was normalised: what was saved need not be computed anew. A sign that rounding errors would choose counts as zero,
+    see `cliffnn.precision.sign_tolerance`; zero is a subgradient of the absolute value too.
+    """
+    scale = _symbol(norm.scale)
+    upstream = {name: _symbol(builder.let(bar + name, adjoint)) for name, adjoint in given.items()}
+    terms = [_symbol(name) * upstream[name] for name in norm.after if name in upstream]
+    if norm.scale in upstream:
+        terms.append(scale * upstream[norm.scale])
+    pull = _symbol(builder.call("mean", builder.let(f"{bar}{norm.scale}_inner", _sum(terms))))
+    if -1 in norm.metric:
+        squares = [m * _symbol(name) * _symbol(name) for m, name in zip(norm.metric, norm.after, strict=True)]
+        sizes = [abs(m) * _symbol(name) * _symbol(name) for m, name in zip(norm.metric, norm.after, strict=True)]
+        form = builder.let(f"{norm.scale}_form", _sum(squares))
+        size = builder.let(f"{norm.scale}_size", _sum(sizes))
+        pull = _symbol(builder.let(f"{bar}{norm.scale}_pull", pull * _symbol(builder.call("sign", form, size))))
+    result = {}
+    for m, before, after in zip(norm.metric, norm.before, norm.after, strict=True):
+        rest = upstream.get(after, Polynomial([])) - m * _symbol(after) * pull
+        result[before] = scale * _symbol(builder.let(f"{bar}{after}_rest", rest))
+    return result
+
+
+def operands(value: Value) -> tuple[str, ...]:
+    """The names that a value is computed from."""
     if isinstance(value, Call):
-        return (value.argument,)
+        return value.arguments
     return tuple(dict.fromkeys(factor for monomial in value.args for factor in monomial[1:]))
+
+
+def _is_mean(value: Value) -> bool:
+    return isinstance(value, Call) and value.function == "mean"

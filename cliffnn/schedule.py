@@ -12,7 +12,7 @@ import heapq
 from collections import defaultdict
 from typing import NamedTuple, TypeAlias
 
-from cliffnn.program import Call, Program
+from cliffnn.program import CONSTANTS, Call, Program
 
 Monomial: TypeAlias = tuple
 
@@ -29,7 +29,7 @@ def scheduled(program: Program) -> list[Term]:
     """The terms of a program's statements in an order that keeps few names alive."""
     atoms = [(name, term) for name, value in program.statements for term in _terms(value)]
     operands = [operands_of(term) for _, term in atoms]
-    inputs = {symbol for group in program.inputs.values() for symbol in group}
+    inputs = {symbol for group in program.inputs.values() for symbol in group} | set(CONSTANTS)
     kept = inputs | {symbol for group in program.outputs.values() for symbol in group}
 
     users: dict[str, set[int]] = defaultdict(set)
@@ -96,4 +96,4 @@ def _terms(value) -> list[Monomial | Call]:
 
 
 def operands_of(term: Monomial | Call) -> tuple[str, ...]:
-    return (term.argument,) if isinstance(term, Call) else tuple(dict.fromkeys(term[1:]))
+    return term.arguments if isinstance(term, Call) else tuple(dict.fromkeys(term[1:]))

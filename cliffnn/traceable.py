@@ -1,6 +1,6 @@
-"""Expressions as torch code on whole tensors, each step visible: to compilers, which fuse it, and to autograd.
+"""Operations as torch code on whole tensors, each step visible to compilers, which fuse it.
 
-The same two functions, with the same arguments, as `cliffnn.generated` runs block by block.
+The same function, with the same arguments, as `cliffnn.generated` runs block by block.
 """
 
 from __future__ import annotations
@@ -10,88 +10,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cliffnn import norm
-from cliffnn.algebra import Algebra
 from cliffnn.codegen import torch_function
-from cliffnn.expressions import EXPRESSIONS
-from cliffnn.norm import compute_dtype, sign_tolerance
+from cliffnn.generated import row_like
+from cliffnn.operation import Group, Operation
+from cliffnn.precision import compute_dtype, sign_tolerance
 
 
-def forward(
-    expression: str,
-    algebra: Algebra,
-    rows: Sequence[Tensor],
-    params: Sequence[Tensor],
-    normalize: bool,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """See `cliffnn.generated.forward`."""
-    values = _evaluate(expression, algebra, rows, params)
-    if normalize:
-        # values are not scaled by what went through memory: compilers would begin another loop
-        by_grade = [norm.scale(algebra, k, values, eps) for k in algebra.grades]
-        values = [values[b] * by_grade[k] for b, k in enumerate(algebra.grade_of_blades)]
-        scales = torch.cat(by_grade, -1)
-    else:
-        scales = values[0].new_empty(len(values[0]), 0)
-    return torch.stack(list(values), 1).to(rows[0].dtype), scales
-
-
-def backward(
-    expression: str,
-    algebra: Algebra,
-    grad: Tensor,
-    out: Tensor,
-    scales: Tensor,
-    rows: Sequence[Tensor],
-    params: Sequence[Tensor],
-    normalize: bool,
-    wrt: Sequence[bool],
-) -> list[Tensor]:
-    """See `cliffnn.generated.backward`."""
-    specification = EXPRESSIONS[expression]
-    chosen = tuple(name for name, wanted in zip(specification.inputs, wrt, strict=True) if wanted)
-    dtype = compute_dtype(grad.dtype)
-    cotangents: Sequence[Tensor] = grad.to(dtype).unbind(1)
-    if normalize:
-        results = out.to(dtype).unbind(1)
-        cotangents = norm.unnormalized(algebra, cotangents, results, scales, sign_tolerance(out.dtype))
-        # Stacked so that compilers keep them in memory. They would inline them otherwise, and then keep each of their
-        # many products with coefficients.
-        cotangents = torch.stack(cotangents, 1).unbind(1)
-    values = iter(torch_function(expression, algebra, chosen)(*_unbound(rows, params, dtype), cotangents))
-    gradients = []
-    for name in chosen:
-        if name in specification.rows:
-            gradient = torch.stack([next(values) for _ in range(len(algebra))], 1)
+def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """See `cliffnn.generated.run`."""
+    like = row_like(operation, inputs)
+    rows, _, channels = like.shape
+    dtype = compute_dtype(like.dtype)
+    function, names = torch_function(operation)
+    given = dict(zip(operation.inputs, inputs, strict=True))
+    arguments = [_unbound(operation.inputs[name], given[name].to(dtype)) for name in names]
+    values = iter(function(*arguments, eps, sign_tolerance(like.dtype)))
+    results = []
+    for group in operation.outputs.values():
+        of_group = [next(values) for _ in group.indices]
+        if group.kind == "scalars":
+            results.append(torch.cat(of_group, -1) if of_group else like.new_empty(rows, 0, dtype=dtype))
+            continue
+        # what depends on shared inputs alone is the same in all rows
+        of_group = [value.expand(rows, channels) for value in of_group]
+        if group.kind == "rows":
+            results.append(torch.stack(of_group, 1).to(like.dtype))
         else:
             # summed one by one: their terms are never in memory
-            gradient = torch.stack([next(values).sum(0) for _ in algebra.paths])
-        gradients.append(gradient.to(grad.dtype))
-    return gradients
+            results.append(torch.stack([value.sum(0) for value in of_group]).to(like.dtype))
+    return results
 
 
-def differentiable(
-    expression: str,
-    algebra: Algebra,
-    rows: Sequence[Tensor],
-    params: Sequence[Tensor],
-    normalize: bool,
-    eps: float,
-) -> Tensor:
-    """`forward`'s first result, written so that autograd can differentiate it any number of times."""
-    values = _evaluate(expression, algebra, rows, params)
-    if normalize:
-        tolerance = sign_tolerance(rows[0].dtype)
-        scales = [norm.scale(algebra, k, values, eps, tolerance) for k in algebra.grades]
-        values = [values[b] * scales[k] for b, k in enumerate(algebra.grade_of_blades)]
-    return torch.stack(list(values), 1).to(rows[0].dtype)
-
-
-def _evaluate(expression: str, algebra: Algebra, rows: Sequence[Tensor], params: Sequence[Tensor]) -> Sequence[Tensor]:
-    return torch_function(expression, algebra)(*_unbound(rows, params, compute_dtype(rows[0].dtype)))
-
-
-def _unbound(rows: Sequence[Tensor], params: Sequence[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
-    """The scalars of the program as tensors: a blade ``(rows, channels)``, a coefficient ``(channels,)``."""
-    return [row.to(dtype).unbind(1) for row in rows] + [param.to(dtype).unbind(0) for param in params]
+def _unbound(group: Group, tensor: Tensor) -> Sequence[Tensor]:
+    """The numbers of a group as tensors that broadcast to ``(rows, channels)``."""
+    if group.kind == "scalars":
+        return tensor.split(1, -1)
+    return tensor.unbind(0 if group.kind == "shared" else 1)

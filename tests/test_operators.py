@@ -9,6 +9,7 @@ import torch
 
 from cliffnn import Algebra
 from cliffnn import functional as F
+from cliffnn.operation import operation, text
 
 SIGNATURES = {
     "R2": (2, 0, 0),
@@ -118,27 +119,29 @@ def case_id(value):
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
 
 
+def operation_of(expression, algebra, normalize):
+    return operation(text(expression, normalize=normalize), Algebra(algebra).name)
+
+
 def executor(module, expression, algebra, normalize):
     """A differentiable function of rows and weights that runs one executor, past the dispatcher."""
     module = importlib.import_module(f"cliffnn.{module}")
-    count = EXPRESSIONS[expression][0]
-    algebra = Algebra(algebra)
+    forward = operation_of(expression, algebra, normalize)
 
     class Executed(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *inputs):
-            out, scales = module.forward(expression, algebra, inputs[:count], inputs[count:], normalize, 1e-6)
-            ctx.save_for_backward(out, scales, *inputs)
+            out, *scales = module.run(forward, inputs, 1e-6)
+            ctx.save_for_backward(*inputs, *([out, *scales] if normalize else []))
             return out
 
         @staticmethod
         def backward(ctx, grad):
-            out, scales, *inputs = ctx.saved_tensors
-            rows, params, wrt = inputs[:count], inputs[count:], ctx.needs_input_grad
-            grads = module.backward(expression, algebra, grad, out, scales, rows, params, normalize, list(wrt))
-            assert len(grads) == sum(wrt), "a gradient for each input that needs one and for no other"
-            grads = iter(grads)
-            return tuple(next(grads) if needed else None for needed in wrt)
+            wrt = [name for name, needed in zip(forward.inputs, ctx.needs_input_grad, strict=True) if needed]
+            grads = module.run(forward.vjp(["out"], wrt), [*ctx.saved_tensors, grad], 1e-6)
+            assert len(grads) == len(wrt), "a gradient for each input that needs one and for no other"
+            grads = dict(zip(wrt, grads, strict=True))
+            return tuple(grads.get(name) for name in forward.inputs)
 
     return Executed.apply
 
@@ -496,7 +499,7 @@ def test_wide_rows_of_large_numbers_in_half_precision():
     algebra = Algebra("R3")
     x, y = (300 * torch.randn(1, 8, 2100)).half(), (300 * torch.randn(1, 8, 2100)).half()
     weight = torch.randn(20, 2100).half()
-    out, _ = kernels.forward("gelu_weighted_geometric_product", algebra, [x, y], [weight], True, 1e-6)
+    out, _ = kernels.run(operation_of(FUSED[0], algebra, True), [x, y, weight], 1e-6)
     exact = reference.gelu_sgp_norm(x.double(), y.double(), weight.double(), SIGNATURES["R3"])
     assert (out - exact).norm() < 1e-3 * exact.norm()
 
@@ -507,7 +510,7 @@ def test_scales_say_what_was_multiplied_with(channels):
     """Also where a grade of null blades has no norm, on rows of any width."""
     algebra, x = Algebra("R2,0,1"), torch.randn(2, 8, channels)
     scales = [
-        importlib.import_module(f"cliffnn.{module}").forward("identity", algebra, [x], [], True, 1e-6)[1]
+        importlib.import_module(f"cliffnn.{module}").run(operation_of("identity", algebra, True), [x], 1e-6)[1]
         for module in ("generated", "kernels")
     ]
     torch.testing.assert_close(*scales)

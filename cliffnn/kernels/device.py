@@ -15,6 +15,28 @@ def normal_pdf(x):
 
 
 @triton.jit
+def abs(x):
+    return tl.abs(x)
+
+
+@triton.jit
+def rsqrt(x):
+    return 1.0 / tl.sqrt(x)
+
+
+@triton.jit
+def zero(x):
+    return tl.zeros_like(x)
+
+
+@triton.jit
+def sign(form, size, tolerance):
+    """Of a quadratic form; zero where rounding errors would choose it, the sum of squares being ``size``."""
+    least = tolerance * size
+    return tl.where(form > least, 1.0, tl.where(form < -least, -1.0, 0.0)).to(form.dtype)
+
+
+@triton.jit
 def to_lanes(values, CHANNELS: tl.constexpr):
     """Repeat what each row has for each of its channels."""
     rows: tl.constexpr = values.shape[0]

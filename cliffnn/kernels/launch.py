@@ -1,24 +1,24 @@
-"""The kernels of an expression: found, compiled on first use, and launched."""
+"""The kernels of an operation: found, compiled on first use, and launched."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from cliffnn import cache
-from cliffnn.algebra import Algebra
-from cliffnn.expressions import EXPRESSIONS
-from cliffnn.kernels import plan, source
+from cliffnn.generated import allocate, row_like
+from cliffnn.kernels import plan
 from cliffnn.kernels.plan import Tiling
 from cliffnn.kernels.prepared import Prepared, multiprocessors, shared_memory
-from cliffnn.kernels.source import Kernel
+from cliffnn.kernels.source import Kernel, kernel_source
 from cliffnn.kernels.sums import sums
-from cliffnn.norm import compute_dtype, sign_tolerance
+from cliffnn.operation import Operation
+from cliffnn.precision import compute_dtype, sign_tolerance
 
 
 class Launch:
@@ -27,26 +27,26 @@ class Launch:
     Parameters
     ----------
     kernel : Kernel
-    kind : str
-        ``"forward"``, ``"scale"``, ``"inner"`` or ``"backward"``.
     tiling : Tiling
     channels : int
     dtype : torch.dtype
         Of the rows.
-    **constants
-        Others that the kernel takes.
+    eps : float
+        What a norm adds inside its root.
     """
 
-    def __init__(self, kernel: Kernel, kind: str, tiling: Tiling, channels: int, dtype: torch.dtype, **constants: Any):
-        generate = getattr(source, f"{kind}_source")
-        module = cache.load(kernel.name(kind), lambda: generate(kernel))
+    def __init__(self, kernel: Kernel, tiling: Tiling, channels: int, dtype: torch.dtype, eps: float):
+        module = cache.load(kernel.name, lambda: kernel_source(kernel))
         self.tiling = tiling
         self.tensors: tuple[str, ...] = module.TENSORS
+        self.means: tuple[int, ...] = module.MEANS
+        rounded = compute_dtype(dtype) if kernel.recompute or not kernel.operation.saved else dtype
+        constants = {"EPS": eps, "TOLERANCE": sign_tolerance(rounded)}
         self._run = Prepared(
-            getattr(module, f"{kind}_kernel"),
+            module.kernel,
             {
                 "channels": channels,
-                **constants,
+                **{name: constants[name] for name in module.CONSTANTS},
                 "ROWS": tiling.rows,
                 "CHANNELS": tiling.channels,
                 "VECTOR": tiling.vector,
@@ -68,130 +68,76 @@ class Launch:
         self._run((self.programs(rows, arguments[0].device), self.tiling.blocks, 1), arguments, rows)
 
 
-def forward(
-    expression: str,
-    algebra: Algebra,
-    rows: Sequence[Tensor],
-    params: Sequence[Tensor],
-    normalize: bool,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """See `cliffnn.generated.forward`."""
-    x = rows[0]
-    count, _, channels = x.shape
-    specification = EXPRESSIONS[expression]
-    tensors = dict(zip(specification.inputs, (*rows, *params), strict=True))
-    tensors["out"] = out = torch.empty_like(x)
-    scales = x.new_empty(count, len(algebra.grades) if normalize else 0, dtype=compute_dtype(x.dtype))
-    if normalize and algebra.normed_grades != algebra.grades:
-        scales.fill_(1)  # the kernels write none where a grade has no norm
-    tensors["scales"] = scales
+class Launches(NamedTuple):
+    """The kernels of an operation: those that sum over channels for the others, by depth, and the others."""
+
+    sums: list[Launch]
+    outputs: list[Launch]
+
+
+def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """See `cliffnn.generated.run`."""
+    like = row_like(operation, inputs)
+    count, _, channels = like.shape
+    outputs = allocate(operation, like)
+    totals = [name for name, group in operation.outputs.items() if group.kind == "shared"]
     if count == 0:
-        return out, scales
-    first, scale = _forward_launches(expression, algebra, normalize, eps, channels, x.dtype, shared_memory(x.device))
-    if scale is None:
-        first(tensors, count)
-        return out, scales
-    table = x.new_empty(first.tiling.blocks, *scales.shape, dtype=scales.dtype)
-    # not yet normalised, the product may be too large for half precision
-    product = out if out.dtype == scales.dtype else torch.empty_like(out, dtype=scales.dtype)
-    first({**tensors, "out": product, "scales": table}, count)
-    normed = len(algebra.normed_grades)  # the lowest; the others, of null blades alone, keep their scale of 1
-    torch.rsqrt(table.sum(0)[:, :normed] / channels + eps, out=scales[:, :normed])
-    scale({"product": product, "scales": scales, "out": out}, count)
-    return out, scales
-
-
-@functools.cache
-def _forward_launches(
-    expression: str, algebra: Algebra, normalize: bool, eps: float, channels: int, dtype: torch.dtype, shared: int
-) -> tuple[Launch, Launch | None]:
-    """The kernel, and one that normalises what it left unfinished."""
-    blades = len(algebra)
-    tiling = plan.forward_tiling(blades, channels, dtype.itemsize, shared)
-    kernel = Kernel(expression, algebra, normalize, whole_rows=tiling.whole_rows, loop=tiling.resident is not None)
-    first = Launch(kernel, "forward", tiling, channels, dtype, EPS=eps)
-    if tiling.whole_rows or not normalize:
-        return first, None
-    kernel = Kernel("identity", algebra, True, loop=False)
-    return first, Launch(kernel, "scale", plan.scale_tiling(blades, channels), channels, dtype)
-
-
-def backward(
-    expression: str,
-    algebra: Algebra,
-    grad: Tensor,
-    out: Tensor,
-    scales: Tensor,
-    rows: Sequence[Tensor],
-    params: Sequence[Tensor],
-    normalize: bool,
-    wrt: Sequence[bool],
-) -> list[Tensor]:
-    """See `cliffnn.generated.backward`."""
-    count, _, channels = grad.shape
-    compute = compute_dtype(grad.dtype)
-    specification = EXPRESSIONS[expression]
-    sources = dict(zip(specification.inputs, (*rows, *params), strict=True))
-    chosen = tuple(name for name, wanted in zip(sources, wrt, strict=True) if wanted)
-    if count == 0:
-        return [torch.zeros_like(sources[name]) for name in chosen]
-    inner, launches = _backward_launches(
-        expression, algebra, normalize, chosen, channels, grad.dtype, shared_memory(grad.device)
-    )
-    programs = launches[0].programs(count, grad.device)
-    tensors = {**sources, "grad": grad, "out": out, "scales": scales}
-    for name in chosen:
-        tensors[f"grad_{name}"] = (
+        for name in totals:
+            outputs[name].zero_()
+        return list(outputs.values())
+    launches = _launches(operation, channels, like.dtype, shared_memory(like.device), eps)
+    compute = compute_dtype(like.dtype)
+    tensors = {**dict(zip(operation.inputs, inputs, strict=True)), **outputs}
+    for depth, launch in enumerate(launches.sums):
+        table = like.new_empty(launch.tiling.blocks, count, launch.means[depth], dtype=compute)
+        launch({**tensors, "sums": table}, count)
+        tensors[f"means{depth}"] = table[0] if launch.tiling.whole_rows else table.sum(0)
+    if totals:
+        programs = launches.outputs[-1].programs(count, like.device)
+        for name in totals:
             # each program writes its share
-            grad.new_empty(1, programs, *sources[name].shape, dtype=compute)
-            if name in specification.params
-            else torch.empty_like(sources[name])
-        )
-    if inner is not None:
-        table = grad.new_empty(inner.tiling.blocks, count, len(algebra.grades), dtype=compute)
-        inner({"grad": grad, "out": out, "inner": table}, count)
-        tensors["inner"] = table[0] if inner.tiling.whole_rows else table.sum(0)
-    for launch in launches:
+            tensors[name] = like.new_empty(1, programs, *outputs[name].shape, dtype=compute)
+    for launch in launches.outputs:
         launch(tensors, count)
-    return [
-        sums(tensors[f"grad_{name}"], (0, 1), sources[name].dtype)[0]
-        if name in specification.params
-        else tensors[f"grad_{name}"]
-        for name in chosen
-    ]
+    for name in totals:
+        outputs[name] = sums(tensors[name], (0, 1), like.dtype)[0]
+    return list(outputs.values())
 
 
 @functools.cache
-def _backward_launches(
-    expression: str,
-    algebra: Algebra,
-    normalize: bool,
-    wrt: tuple[str, ...],
-    channels: int,
-    dtype: torch.dtype,
-    shared: int,
-) -> tuple[Launch | None, list[Launch]]:
-    """The kernel that sums what the norm's gradient needs, if another has to, and those of the gradients."""
-    blades = len(algebra)
-    tiling = plan.backward_tiling(blades, channels, dtype.itemsize, shared)
-    tolerance = sign_tolerance(compute_dtype(dtype) if tiling.recompute else dtype)
-    inner = None
-    if normalize and not tiling.whole_rows:
-        inner_tiling = plan.inner_tiling(blades, channels)
-        kernel = Kernel("identity", algebra, True, whole_rows=inner_tiling.whole_rows, loop=False)
-        inner = Launch(kernel, "inner", inner_tiling, channels, dtype)
-    launches = []
-    for group in _groups(expression, algebra, wrt):
-        kernel = Kernel(expression, algebra, normalize, group, tiling.whole_rows, tiling.recompute)
-        launches.append(Launch(kernel, "backward", tiling, channels, dtype, TOLERANCE=tolerance))
-    return inner, launches
+def _launches(operation: Operation, channels: int, dtype: torch.dtype, shared: int, eps: float) -> Launches:
+    derivative = operation.order > 0
+    blades = _blades(operation)
+    tiling = plan.tiling(blades, channels, dtype.itemsize, shared, derivative)
+    launches = Launches([], [])
+    for group in _groups(operation, blades):
+        kernel = Kernel(
+            operation,
+            group,
+            whole_rows=tiling.whole_rows,
+            recompute=tiling.recompute and bool(operation.saved),
+            loop=tiling.resident is not None,
+        )
+        launches.outputs.append(Launch(kernel, tiling, channels, dtype, eps))
+    if not tiling.whole_rows:
+        tiling = plan.sums_tiling(blades, channels, derivative)
+        for depth in range(len(launches.outputs[0].means)):
+            kernel = Kernel(operation, depth=depth, whole_rows=tiling.whole_rows, loop=False)
+            launches.sums.append(Launch(kernel, tiling, channels, dtype, eps))
+    return launches
 
 
-def _groups(expression: str, algebra: Algebra, wrt: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Which gradients are computed by one kernel: all, or what the registers hold."""
-    if len(algebra) <= 16:
-        return [wrt]
-    params = EXPRESSIONS[expression].params
-    groups = [tuple(name for name in wrt if (name in params) == summed) for summed in (False, True)]
+def _blades(operation: Operation) -> int:
+    """What a multivector has, if all that go in and out, as many as in the product or its gradient, had as many."""
+    groups = [group for name, group in operation.inputs.items() if name not in operation.saved]
+    sizes = [group.size for group in (*groups, *operation.outputs.values()) if group.kind == "rows"]
+    return plan.power_of_two(-(-sum(sizes) // (5 if operation.order else 3)))
+
+
+def _groups(operation: Operation, blades: int) -> list[tuple[str, ...]]:
+    """Which outputs are computed by one kernel: all, or what the registers hold."""
+    if blades <= 16:
+        return [tuple(operation.outputs)]
+    kinds = {name: group.kind for name, group in operation.outputs.items()}
+    groups = [tuple(name for name, kind in kinds.items() if (kind == "shared") == summed) for summed in (False, True)]
     return [group for group in groups if group]

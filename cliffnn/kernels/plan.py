@@ -83,7 +83,32 @@ def _tiling(
     return Tiling(rows, width, -(-channels // width), count, vector, max(1, min(stages, fitting)), resident, recompute)
 
 
-def forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
+def tiling(blades: int, channels: int, itemsize: int, shared: int, derivative: bool) -> Tiling:
+    """Of the kernels that compute an operation's outputs.
+
+    Parameters
+    ----------
+    blades : int
+        Of a multivector; of those that an operation reads and writes, what they would have if all had as many.
+    channels, itemsize : int
+    shared : int
+        Bytes of shared memory that a program may have.
+    derivative : bool
+        Whether gradients are summed over rows, and the means over channels are those of a gradient.
+    """
+    if derivative:
+        return _backward_tiling(blades, channels, itemsize, shared)
+    return _forward_tiling(blades, channels, itemsize, shared)
+
+
+def sums_tiling(blades: int, channels: int, derivative: bool) -> Tiling:
+    """Of the kernels that sum over channels for others, which have blocks of them."""
+    if derivative:
+        return _tiling(channels, max(32, 8192 // blades), 2, (1, 16))
+    return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
+
+
+def _forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
     """Whole rows, unless they are too wide."""
     elements = blades * power_of_two(channels) * (2 if itemsize == 8 else 1)
     if elements > _WIDEST_ROW:
@@ -98,15 +123,7 @@ def forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Ti
     return _tiling(channels, width, per_thread, (least, 16))
 
 
-def scale_tiling(blades: int, channels: int) -> Tiling:
-    return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
-
-
-def inner_tiling(blades: int, channels: int) -> Tiling:
-    return _tiling(channels, max(32, 8192 // blades), 2, (1, 16))
-
-
-def backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
+def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
     """Whole rows where they are narrow, so that the norm's means over the channels cost nothing; else blocks."""
     width = power_of_two(channels)
     elements = blades * width * (2 if itemsize == 8 else 1)

@@ -3,19 +3,26 @@
 A program of a kernel goes over tiles of ``ROWS`` rows and ``CHANNELS`` channels, together ``LANES`` multivectors. All
 blades of a tile come in one memory operation and are taken apart by `tl.split`: the compiler's time grows with memory
 operations times arithmetic. The number of channels is a constant, so blades lie at constant distances.
+
+What a row has one of is ``(ROWS,)``: means over its channels, and what is computed from these alone. Where a tile
+holds whole rows they are summed within a program, between two stages of the arithmetic; where it holds blocks of
+channels, a kernel for each depth of means sums them first, and the last one reads them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from cliffnn.algebra import Algebra
-from cliffnn.codegen import file_name, programs
-from cliffnn.expressions import EXPRESSIONS, Expression
-from cliffnn.kernels.norm import blades_of, gradient_before_norm, inner, quadratic_form
+from cliffnn.codegen import file_name, program_of
 from cliffnn.kernels.plan import power_of_two
-from cliffnn.kernels.tiles import load, names, stack, store, sums_over_channels, tuple_of, unstack
+from cliffnn.kernels.tiles import load, offset, stack, store, sums_over_channels, unstack
+from cliffnn.operation import Operation
+
+if TYPE_CHECKING:
+    from cliffnn.program import Program
 
 _HEADER = '''"""{title}
 
@@ -25,7 +32,12 @@ Written by cliffnn.
 import triton
 import triton.language as tl
 
-from cliffnn.kernels.device import normal_cdf, normal_pdf, to_lanes
+from cliffnn.kernels.device import abs, normal_cdf, normal_pdf, rsqrt, sign, to_lanes, zero
+
+TENSORS = {tensors}
+CONSTANTS = {constants}
+MEANS = {means}
+
 
 '''
 
@@ -36,323 +48,308 @@ class Kernel:
 
     Attributes
     ----------
-    expression : str
-    algebra : Algebra
-    normalize : bool
-        Whether `forward` ends, and its gradient begins, with the norm.
-    wrt : tuple of str
-        The groups that a backward kernel differentiates with respect to.
+    operation : Operation
+    outputs : tuple of str
+        Those that it computes.
+    depth : int or None
+        In place of outputs, the sums over channels that the means of this depth are made of.
     whole_rows : bool
         Whether a tile holds all channels, so that means over the channels need no other kernel.
     recompute : bool
-        Whether a backward kernel computes the normalised result anew instead of reading it.
+        Whether a derivative computes the normalised result anew instead of reading it.
     loop : bool
         Whether a program goes over many tiles of rows; else it has one, and takes fewer registers.
     """
 
-    expression: str
-    algebra: Algebra
-    normalize: bool = False
-    wrt: tuple[str, ...] = ()
+    operation: Operation
+    outputs: tuple[str, ...] = ()
+    depth: int | None = None
     whole_rows: bool = True
-    recompute: bool = True
+    recompute: bool = False
     loop: bool = True
 
-    @cached_property
-    def specification(self) -> Expression:
-        return EXPRESSIONS[self.expression]
-
     @property
-    def blades(self) -> int:
-        return len(self.algebra)
-
-    @property
-    def paths(self) -> int:
-        return len(self.algebra.paths)
-
-    @property
-    def grades(self) -> tuple[int, ...]:
-        """The grades that are normalised."""
-        return self.algebra.normed_grades if self.normalize else ()
-
-    def name(self, kind: str) -> str:
+    def name(self) -> str:
         options = [
-            "norm" if self.normalize else "",
+            "norecompute" if self.operation.saved and not self.recompute else "",
             "rows" if self.whole_rows else "blocks",
-            "recompute" if self.wrt and self.recompute else "",
+            "" if self.depth is None else f"sums{self.depth}",
             "loop" if self.loop else "",
         ]
-        return file_name(self.expression, self.algebra.name, kind, *self.wrt, *filter(None, options), "triton")
+        return file_name(self.operation.text, self.operation.algebra.name, *self.outputs, *filter(None, options))
+
+    @cached_property
+    def program(self) -> Program:
+        """What it computes; means that other kernels have summed are inputs, ``means0`` for the first depth."""
+        program = program_of(self.operation, self.recompute)
+        known = () if self.whole_rows and self.depth is None else program.means[: self.depth]
+        for depth, of_depth in enumerate(known):
+            program = program.given({f"means{depth}": of_depth}, of_depth)
+        if self.depth is None:
+            return program.only({name: program.outputs[name] for name in self.outputs})
+        return program.only({"sums": tuple(program_of(self.operation, self.recompute).means[self.depth].values())})
 
 
-def forward_source(kernel: Kernel) -> str:
-    """The kernel of an expression and, on whole rows, of the norm that follows it.
+def kernel_source(kernel: Kernel) -> str:
+    """The source of a kernel, as a module."""
+    operation, program = kernel.operation, kernel.program
+    groups = {name: symbols for name, symbols in program.inputs.items() if not program.used.isdisjoint(symbols)}
+    kinds = {name: operation.inputs[name].kind if name in operation.inputs else "scalars" for name in groups}
+    kinds |= {name: operation.outputs[name].kind for name in kernel.outputs}
+    totals = {name: symbols for name, symbols in program.outputs.items() if kinds.get(name) == "shared"}
+    tensors = [*groups, *program.outputs]
 
-    On blocks of channels it writes the result not yet normalised and, for each block, the sums that `scale_source`
-    normalises with.
-    """
-    program, _ = programs(kernel.expression, kernel.algebra)
-    spec = kernel.specification
-    blades = range(kernel.blades)
-    tensors = [*spec.inputs, "out"]
-    body = [f"{name} = {load(name)}" for name in spec.rows]
-    for name in spec.rows:
-        body += unstack(name, names(name, blades))
-    body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
-    if kernel.normalize:
-        tensors.append("scales")
-        body += [f"sum{k} = tl.abs({quadratic_form(kernel.algebra, k, 'out')})" for k in kernel.grades]
-        body += sums_over_channels(kernel.grades)
-        if kernel.whole_rows:
-            body += [f"scale{k} = 1.0 / tl.sqrt(sum{k} / channels + EPS)" for k in kernel.grades]
-            body += [_store_row(kernel, "scales_ptr", k, f"scale{k}") for k in kernel.grades]
-            body += [f"scale{k} = to_lanes(scale{k}, CHANNELS)" for k in kernel.grades]
-            body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in blades_of(kernel.algebra, k)]
-        else:
-            body += [_store_row(kernel, "scales_ptr", k, f"sum{k}") for k in kernel.grades]
-    body += store("out", names("out", blades))
-    return _module(
-        f"{kernel.expression} in {kernel.algebra.name}: {spec.function.__doc__}",
-        [_function("forward", program), _kernel(kernel, "forward_kernel", tensors, body, constants=["EPS"])],
-    )
+    before = _offsets(symbols for name, symbols in {**groups, **program.outputs}.items() if kinds.get(name) == "rows")
+    for name, symbols in groups.items():
+        if kinds[name] == "shared":
+            before += _load_shared(name, symbols)
+    before += [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for symbols in totals.values() for symbol in symbols]
 
+    body: list[str] = []
+    for name, symbols in groups.items():
+        if kinds[name] == "rows":
+            body += load(name, symbols)
+    for name, symbols in groups.items():
+        if kinds[name] == "scalars":
+            body += _load_scalars(name, symbols)
+    body += _arithmetic(kernel, program, totals)
+    if kernel.depth is not None:
+        sums = tuple(f"sum{index}" for index in range(len(program.outputs["sums"])))
+        body += sums_over_channels(sums, [_lanes(program, symbol) for symbol in program.outputs["sums"]])
+        body += _store_scalars("sums", sums, table=True)
+    for name, symbols in program.outputs.items():
+        if kinds.get(name) == "rows":
+            body += store(name, [_lanes(program, symbol) for symbol in symbols])
+        elif kinds.get(name) == "scalars":
+            body += _store_scalars(name, symbols)
 
-def scale_source(kernel: Kernel) -> str:
-    """The kernel that normalises what `forward_source` wrote on blocks of channels."""
-    blades = range(kernel.blades)
-    body = _load_rows(kernel, "scales", "scale")
-    body += [f"product = {load('product')}", *unstack("product", names("out", blades))]
-    body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in blades_of(kernel.algebra, k)]
-    body += store("out", names("out", blades))
-    title = f"multiply each row and grade by its scale, in {kernel.algebra.name}"
-    return _module(title, [_kernel(kernel, "scale_kernel", ["product", "scales", "out"], body, params=False)])
-
-
-def inner_source(kernel: Kernel) -> str:
-    """The kernel that sums, by row and grade, the products of a gradient and a result over blades and channels."""
-    blades = range(kernel.blades)
-    body = [f"{name} = {load(name)}" for name in ("grad", "out")]
-    for name in ("grad", "out"):
-        body += unstack(name, names(name, blades))
-    body += [f"sum{k} = {inner(kernel.algebra, k)}" for k in kernel.grades]
-    body += sums_over_channels(kernel.grades)
-    body += [_store_row(kernel, "inner_ptr", k, f"sum{k}") for k in kernel.grades]
-    title = f"sums over blades and channels of gradient times result, by grade, in {kernel.algebra.name}"
-    tensors = ["grad", "out", "inner"]
-    return _module(title, [_kernel(kernel, "inner_kernel", tensors, body, params=False)])
-
-
-def backward_source(kernel: Kernel) -> str:
-    """The kernel of an expression's gradients.
-
-    The gradient of the norm needs, by row and grade, a mean over all channels: summed here on whole rows, else
-    what `inner_source` summed. Gradients of coefficients are summed over the rows that a program goes over.
-    """
-    forward, vjp = programs(kernel.expression, kernel.algebra, kernel.wrt)
-    algebra, spec = kernel.algebra, kernel.specification
-    blades = range(kernel.blades)
-    recompute = kernel.normalize and kernel.recompute
-    used = {symbol for _, value in vjp.statements for symbol in _symbols(value)}
-    reads = [name for name in spec.rows if recompute or not used.isdisjoint(vjp.inputs[name])]
-    if kernel.normalize and not recompute:
-        reads.append("out")
-
-    body = [f"{name} = {load(name)}" for name in ("grad", *reads)]
-    body += _load_rows(kernel, "scales", "scale")
-    body += unstack("grad", names("grad_out", blades))
-    for name in reads:
-        body += unstack(name, names(name, blades))
-    if recompute:
-        body.append(f"{tuple_of('out', blades)} = forward({', '.join(_arguments(kernel))})")
-        body += [f"out{b} = out{b} * scale{k}" for k in kernel.grades for b in blades_of(algebra, k)]
-    if kernel.whole_rows:
-        body += [f"sum{k} = {inner(algebra, k, 'grad_out')}" for k in kernel.grades]
-        body += sums_over_channels(kernel.grades)
-        body += [f"sum{k} = to_lanes(sum{k}, CHANNELS)" for k in kernel.grades]
-    else:
-        body += _load_rows(kernel, "inner", "sum")
-    for k in kernel.grades:
-        body += gradient_before_norm(algebra, k)
-
-    arguments = [
-        argument if name in reads or name in spec.params else f"({'0.0, ' * kernel.blades})"
-        for name, argument in zip(spec.inputs, _arguments(kernel), strict=True)
-    ]
-    gradients = [symbol for name in kernel.wrt for symbol in vjp.outputs[f"grad_{name}"]]
-    totals = [name for name in kernel.wrt if name in spec.params]
-    arguments += [
-        tuple_of("grad_out", blades),
-        *(tuple_of(f"grad_{name}", range(kernel.paths)) for name in totals),
-    ]
-    body.append(f"({', '.join(gradients)},) = backward({', '.join(arguments)})")
-    for name in kernel.wrt:
-        if name in spec.rows:
-            body += store(f"grad_{name}", vjp.outputs[f"grad_{name}"])
-
-    before = [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for name in totals for symbol in vjp.outputs[f"grad_{name}"]]
-    after = []
-    for name in totals:
-        after += stack(f"grad_{name}", vjp.outputs[f"grad_{name}"])
-        padded = power_of_two(kernel.paths)
-        after += [
-            f"grad_{name} = tl.sum(tl.reshape(grad_{name}, (ROWS, CHANNELS, {padded})), 0)",
-            f"path = tl.arange(0, {padded})[:, None]",
-            "channel = tl.multiple_of(tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS), VECTOR)[None, :]",
-            f"tl.store(grad_{name}_ptr + (tl.program_id(0) * {kernel.paths} + path) * channels + channel, "
-            f"tl.trans(grad_{name}), (channel < channels) & (path < {kernel.paths}))",
-        ]
-    tensors = ["grad", *reads, *spec.params]
-    tensors += ["scales"] * kernel.normalize + ["inner"] * (kernel.normalize and not kernel.whole_rows)
-    tensors += [f"grad_{name}" for name in kernel.wrt]
-    functions = [_function("forward", forward)] if recompute else []
-    functions.append(_function("backward", vjp, totals=[f"grad_{name}" for name in totals]))
-    return _module(
-        f"gradients of {kernel.expression} in {algebra.name} with respect to {', '.join(kernel.wrt)}",
-        [
-            *functions,
-            _kernel(
-                kernel,
-                "backward_kernel",
-                tensors,
-                body,
-                ["TOLERANCE"],
-                last_first=not kernel.whole_rows,
-                before=before,
-                after=after,
-            ),
-        ],
-    )
-
-
-def _module(title: str, parts: list[str]) -> str:
-    return _HEADER.format(title=title) + "\n\n".join(parts)
+    after: list[str] = []
+    for name, symbols in totals.items():
+        after += _store_total(name, symbols)
+    # one that follows another with the same rows begins with the last, which the cache may still hold
+    last_first = kernel.depth is None and not kernel.whole_rows
+    lines = _kernel([*tensors], _constants(program), before, body, after, kernel.loop, last_first)
+    what = "" if kernel.depth is None else f"sums over channels, {kernel.depth} before the last, of "
+    title = f"{what}{operation.text} in {operation.algebra.name}: {operation.expression.function.__doc__}"
+    means = tuple(len(of_depth) for of_depth in program_of(operation, kernel.recompute).means)
+    header = _HEADER.format(title=title, tensors=(*tensors,), constants=_constants(program), means=means)
+    return header + lines
 
 
 def _kernel(
-    kernel: Kernel,
-    name: str,
     tensors: list[str],
+    constants: tuple[str, ...],
+    before: list[str],
     body: list[str],
-    constants: list[str] | None = None,
-    params: bool = True,
-    last_first: bool = False,
-    before: list[str] | None = None,
-    after: list[str] | None = None,
+    after: list[str],
+    loop: bool,
+    last_first: bool,
 ) -> str:
-    """A kernel that goes over tiles of rows, with lines before and after the loop, and the tensors that it takes.
-
-    One that follows a kernel with the same rows begins with the last, which the cache may still hold.
-    """
-    constants = [*(constants or ()), "ROWS", "CHANNELS", "VECTOR", "STAGES", "COMPUTE"]
+    """A kernel that goes over tiles of rows, with lines before and after the loop, and the tensors that it takes."""
     signature = [
         *(f"{tensor}_ptr" for tensor in tensors),
         "rows",
         "channels: tl.constexpr",
-        *(f"{constant}: tl.constexpr" for constant in constants),
+        *(f"{name}: tl.constexpr" for name in (*constants, "ROWS", "CHANNELS", "VECTOR", "STAGES", "COMPUTE")),
     ]
-    blades = kernel.blades
     lines = [
-        f"TENSORS = {tuple(tensors)}",
-        "",
-        "",
         # a batch size that is 1 or a multiple of 16 would else compile anew
         '@triton.jit(do_not_specialize=["rows"])',
-        f"def {name}({', '.join(signature)}):",
+        f"def kernel({', '.join(signature)}):",
         "    LANES: tl.constexpr = ROWS * CHANNELS",
         "    lane = tl.arange(0, LANES)",
         "    row = lane // CHANNELS",
         # with no more neighbours at once than a thread computes with, it loads all blades of its lanes itself
         "    channel = tl.multiple_of(tl.program_id(1) * CHANNELS + lane % CHANNELS, VECTOR)",
-        f"    offset = (row[None, :] * {blades} + tl.arange(0, {blades})[:, None]) * channels + channel[None, :]",
-    ]
-    for param in kernel.specification.params if params else ():
-        padded = power_of_two(kernel.paths)
-        lines += [
-            f"    path = tl.arange(0, {padded})[:, None]",
-            f"    {param} = tl.load({param}_ptr + path * channels + channel[None, :], "
-            f"(path < {kernel.paths}) & (channel < channels)[None, :], 0.0)",
-            f"    {param} = tl.trans({param}).to(COMPUTE)",
-            *(f"    {line}" for line in unstack(param, names(param, range(padded)))),
-        ]
-    lines += [f"    {line}" for line in before or ()]
-    lines += [
+        "    exists = channel < channels",
+        *(f"    {line}" for line in before),
         "    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):"
-        if kernel.loop
+        if loop
         else "    tile = tl.program_id(0)",
     ]
-    indent = "        " if kernel.loop else "    "
+    indent = "        " if loop else "    "
     # under the interpreter a loop variable is a plain int, which has no method to widen it
     lines += [
         f"{indent}first = tl.full((), ROWS, tl.int64) * {'(tl.cdiv(rows, ROWS) - 1 - tile)' if last_first else 'tile'}",
-        f"{indent}base = first * ({blades} * channels)",
+        f"{indent}base = first * channels",
         f"{indent}valid = first + row < rows",
-        f"{indent}mask = (valid & (channel < channels))[None, :]",
+        f"{indent}mask = (valid & exists)[None, :]",
         *(f"{indent}{line}" for line in body),
-        *(f"    {line}" for line in after or ()),
+        *(f"    {line}" for line in after),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _function(name: str, program, totals: list[str] | None = None) -> str:
-    """A program as a function of tuples; the groups named in ``totals`` come in too, and are added to."""
+def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[str]]) -> list[str]:
+    """All statements, in stages with the sums over channels between them."""
+    from cliffnn.program import operands
     from cliffnn.schedule import scheduled
 
     muls, adds = program.operations
-    summed = {symbol for group in totals or () for symbol in program.outputs[group]}
-    groups = {**program.inputs, **{group: program.outputs[group] for group in totals or ()}}
-    lines = ["@triton.jit", f"def {name}({', '.join(groups)}):"]
-    lines.append(f"    # {muls} multiplications, {adds} additions")
-    lines += [f"    {', '.join(symbols)}, = {group}" for group, symbols in groups.items()]
-    for term in scheduled(program):
-        text, negative = _term(term.value)
-        if term.first and term.name not in summed:
-            lines.append(f"    {term.name} = {'-' if negative else ''}{text}")
-        else:
-            lines.append(f"    {term.name} {'-' if negative else '+'}= {text}")
-    outputs = [symbol for group in program.outputs.values() for symbol in group]
-    lines.append(f"    return {', '.join(outputs)},")
-    return "\n".join(lines) + "\n"
+    lines = [f"# {muls} multiplications, {adds} additions"]
+    stages = _stages(program)
+    summed = {symbol for symbols in totals.values() for symbol in symbols}
+    wide = _needed_in_lanes(program)
+    lines += [_widened(symbol) for group in program.inputs.values() for symbol in group if symbol in wide]
+    means = program.means
+    for stage in range(len(means) + 1):
+        if stage:
+            of_stage = means[stage - 1]
+            sums = [f"{name}_sum" for name in of_stage]
+            lines += sums_over_channels(sums, [_lanes(program, symbol) for symbol in of_stage.values()])
+            lines += [f"{name} = {name}_sum / channels" for name in of_stage]
+        small = [
+            (name, value)
+            for name, value in program.statements
+            if name in program.uniform and program.levels[name] == stage and not any(name in m for m in means)
+        ]
+        for name, value in small:
+            lines += _plain(name, value)
+        ready = [name for name, _ in small] + ([*means[stage - 1]] if stage else [])
+        lines += [_widened(name) for name in ready if name in wide]
+        chosen = tuple(s for s in program.statements if s[0] not in program.uniform and stages[s[0]] == stage)
+        # a part of a program: what other parts compute is given
+        own = {name for name, _ in chosen}
+        foreign = {operand for _, value in chosen for operand in operands(value)} - own
+        others = {operand for name, value in program.statements if name not in own for operand in operands(value)}
+        kept = own & (others | {symbol for group in program.outputs.values() for symbol in group})
+        part = replace(
+            program, inputs={"": tuple(sorted(foreign))}, outputs={"": tuple(sorted(kept))}, statements=chosen
+        )
+        for term in scheduled(part):
+            text, negative = _term(program, term.value)
+            if term.first and term.name not in summed:
+                lines.append(f"{term.name} = {'-' if negative else ''}{text}")
+            else:
+                lines.append(f"{term.name} {'-' if negative else '+'}= {text}")
+    return lines
 
 
-def _term(value) -> tuple[str, bool]:
+def _stages(program: Program) -> dict[str, int]:
+    """When each name is computed: as late as its users allow, so that few values wait for a sum over channels."""
+    from cliffnn.program import operands
+
+    last = len(program.means)
+    stages = dict.fromkeys((symbol for group in program.outputs.values() for symbol in group), last)
+    for depth, means in enumerate(program.means):
+        for symbol in means.values():
+            stages[symbol] = min(stages.get(symbol, last), depth)
+    for name, value in reversed(program.statements):
+        for operand in operands(value):
+            if not any(name in means for means in program.means):
+                stages[operand] = min(stages.get(operand, last), stages[name])
+    # what a sum needs of a name that belongs to an earlier stage
+    return {name: max(stage, program.levels.get(name, 0)) for name, stage in stages.items()}
+
+
+def _needed_in_lanes(program: Program) -> set[str]:
+    """The names, one a row, that are needed for each of its channels."""
+    from cliffnn.program import CONSTANTS, operands
+
+    users = [value for name, value in program.statements if name not in program.uniform]
+    found = {operand for value in users for operand in operands(value)}
+    found |= {symbol for means in program.means for symbol in means.values()}
+    found |= {symbol for name, group in program.outputs.items() if name != "scales" for symbol in group}
+    return (found & program.uniform) - set(CONSTANTS)
+
+
+def _lanes(program: Program, symbol: str) -> str:
+    from cliffnn.program import CONSTANTS
+
+    return f"{symbol}_lanes" if symbol in program.uniform and symbol not in CONSTANTS else symbol
+
+
+def _widened(symbol: str) -> str:
+    return f"{symbol}_lanes = to_lanes({symbol}, CHANNELS)"
+
+
+def _plain(name: str, value) -> list[str]:
+    """Lines that compute what a row has one of."""
     if hasattr(value, "function"):
-        return f"{value.function}({value.argument})", False
+        return [f"{name} = {_call(value)}"]
+    lines = []
+    for index, monomial in enumerate(value.args):
+        text, negative = _product(monomial)
+        sign = "-" if negative else ""
+        lines.append(f"{name} {sign or '+'}= {text}" if index else f"{name} = {sign}{text}")
+    return lines
+
+
+def _term(program: Program, value) -> tuple[str, bool]:
+    if hasattr(value, "function"):
+        return _call(replace(value, arguments=tuple(_lanes(program, a) for a in value.arguments))), False
     coefficient, *factors = value
+    return _product((coefficient, *(_lanes(program, factor) for factor in factors)))
+
+
+def _product(monomial) -> tuple[str, bool]:
+    coefficient, *factors = monomial
     if not factors or abs(coefficient) != 1:
         factors = [str(float(abs(coefficient))), *factors]
     return " * ".join(factors), coefficient < 0
 
 
-def _symbols(value) -> tuple[str, ...]:
-    if hasattr(value, "function"):
-        return (value.argument,)
-    return tuple(factor for monomial in value.args for factor in monomial[1:])
+def _call(value) -> str:
+    constants = ["TOLERANCE"] if value.function == "sign" else []
+    return f"{value.function}({', '.join([*value.arguments, *constants])})"
 
 
-def _arguments(kernel: Kernel) -> list[str]:
-    spec = kernel.specification
-    return [tuple_of(name, range(kernel.blades)) for name in spec.rows] + [
-        tuple_of(name, range(kernel.paths)) for name in spec.params
-    ]
+def _constants(program: Program) -> tuple[str, ...]:
+    found = ["EPS"] if "EPS" in program.used else []
+    signs = any(getattr(value, "function", "") == "sign" for _, value in program.statements)
+    return (*found, *(["TOLERANCE"] if signs else []))
 
 
-def _load_rows(kernel: Kernel, tensor: str, name: str) -> list[str]:
-    """Load what each row has for each grade, in one memory operation, and repeat it for each of its channels."""
-    if not kernel.grades:
-        return []
-    grades = len(kernel.algebra.grades)
-    length = power_of_two(grades)
-    row, grade = "(first + tl.arange(0, ROWS))[:, None]", f"tl.arange(0, {length})[None, :]"
+def _offsets(groups: Iterable[tuple[str, ...]]) -> list[str]:
+    return [line for size in dict.fromkeys(len(symbols) for symbols in groups) for line in offset(size)]
+
+
+def _load_shared(name: str, symbols: tuple[str, ...]) -> list[str]:
+    """Coefficients: every lane has those of its channel."""
+    length = power_of_two(len(symbols))
     return [
-        f"{tensor} = tl.load({tensor}_ptr + {row} * {grades} + {grade}, ({row} < rows) & ({grade} < {grades}), 0.0)",
-        *unstack(tensor, names(name, range(length)), "(ROWS,)"),
-        *(f"{name}{k} = to_lanes({name}{k}, CHANNELS)" for k in kernel.grades),
+        f"number = tl.arange(0, {length})[:, None]",
+        f"{name}_tile = tl.load({name}_ptr + number * channels + channel[None, :], "
+        f"(number < {len(symbols)}) & exists[None, :], 0.0)",
+        f"{name}_tile = tl.trans({name}_tile).to(COMPUTE)",
+        *unstack(f"{name}_tile", symbols),
     ]
 
 
-def _store_row(kernel: Kernel, pointer: str, grade: int, value: str) -> str:
-    grades = len(kernel.algebra.grades)
-    # on blocks of channels, each block has a table of its own
-    table = "" if kernel.whole_rows else f" + tl.full((), {grades}, tl.int64) * rows * tl.program_id(1)"
+def _load_scalars(name: str, symbols: tuple[str, ...]) -> list[str]:
+    """What each row has one of, in one memory operation; of means, their sums."""
+    size = len(symbols)
+    length = power_of_two(size)
+    row, number = "(first + tl.arange(0, ROWS))[:, None]", f"tl.arange(0, {length})[None, :]"
+    lines = [
+        f"{name}_tile = tl.load({name}_ptr + {row} * {size} + {number}, ({row} < rows) & ({number} < {size}), 0.0)",
+        *unstack(f"{name}_tile", symbols, "(ROWS,)"),
+    ]
+    return lines + [f"{symbol} = {symbol} / channels" for symbol in symbols if name.startswith("means")]
+
+
+def _store_scalars(name: str, symbols: tuple[str, ...], table: bool = False) -> list[str]:
+    """Store what each row has one of; sums over a block of channels go to a table of its own.
+
+    Where blocks of channels have programs of their own, all of them write the same.
+    """
+    size = len(symbols)
+    place = f" + tl.full((), {size}, tl.int64) * rows * tl.program_id(1)" if table else ""
     row = "(first + tl.arange(0, ROWS))"
-    return f"tl.store({pointer} + ({row} * {grades} + {grade}){table}, {value}, {row} < rows)"
+    return [
+        f"tl.store({name}_ptr + ({row} * {size} + {index}){place}, {symbol}, {row} < rows)"
+        for index, symbol in enumerate(symbols)
+    ]
+
+
+def _store_total(name: str, symbols: tuple[str, ...]) -> list[str]:
+    """Sum over the rows that a program went over."""
+    size, length = len(symbols), power_of_two(len(symbols))
+    return [
+        *stack(f"{name}_tile", symbols),
+        f"{name}_tile = tl.sum(tl.reshape({name}_tile, (ROWS, CHANNELS, {length})), 0)",
+        f"number = tl.arange(0, {length})[:, None]",
+        "own = tl.multiple_of(tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS), VECTOR)[None, :]",
+        f"tl.store({name}_ptr + (tl.program_id(0) * {size} + number) * channels + own, "
+        f"tl.trans({name}_tile), (own < channels) & (number < {size}))",
+    ]

@@ -1,44 +1,49 @@
 """Lines of a kernel that load, store, take apart, put together and reduce tiles.
 
-A tile is ``(LANES, blades)``, a lane being a row and channel; taken apart, it is one ``(LANES,)`` a blade, under a name
-each.
+A tile is ``(LANES, length)``, a lane being a row and channel, the length a power of two; taken apart, it is one
+``(LANES,)`` for each name of a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cliffnn.kernels.plan import power_of_two
 
 
-def names(name: str, indices: Iterable[int]) -> list[str]:
-    """``name0``, ``name1``, ..."""
-    return [f"{name}{index}" for index in indices]
-
-
-def tuple_of(name: str, indices: Iterable[int]) -> str:
-    """``(name0, name1, ...,)``"""
-    return f"({', '.join(names(name, indices))},)"
-
-
-def load(name: str) -> str:
+def load(name: str, symbols: Sequence[str]) -> list[str]:
     """All blades of a tile, in one memory operation."""
-    return f"tl.trans(tl.load({name}_ptr + base + offset, mask, 0.0)).to(COMPUTE)"
+    tile = f"{name}_tile"
+    address = f"{name}_ptr + base * {len(symbols)} + offset_{len(symbols)}"
+    lines = [f"{tile} = tl.trans(tl.load({address}, {_mask(len(symbols))}, 0.0)).to(COMPUTE)"]
+    return lines + unstack(tile, symbols)
 
 
-def store(name: str, symbols: Iterable[str]) -> list[str]:
+def store(name: str, symbols: Sequence[str]) -> list[str]:
     """Put names together and store them, in one memory operation."""
-    return [
-        *stack(f"{name}_tile", symbols),
-        f"tl.store({name}_ptr + base + offset, tl.trans({name}_tile), mask)",
-    ]
+    tile = f"{name}_tile"
+    address = f"{name}_ptr + base * {len(symbols)} + offset_{len(symbols)}"
+    return [*stack(tile, symbols), f"tl.store({address}, tl.trans({tile}), {_mask(len(symbols))})"]
 
 
-def unstack(tile: str, symbols: list[str], shape: str = "(LANES,)") -> list[str]:
-    """Take a tile ``(*shape, len(symbols))``, the length a power of two, apart along its last axis."""
+def offset(size: int) -> list[str]:
+    """Where the numbers of a group lie: ``size`` times as many channels for each row."""
+    length = power_of_two(size)
+    lines = [f"offset_{size} = (row[None, :] * {size} + tl.arange(0, {length})[:, None]) * channels + channel[None, :]"]
+    return lines if length == size else [*lines, f"exists_{size} = (tl.arange(0, {length}) < {size})[:, None]"]
+
+
+def _mask(size: int) -> str:
+    return "mask" if power_of_two(size) == size else f"mask & exists_{size}"
+
+
+def unstack(tile: str, symbols: Sequence[str], shape: str = "(LANES,)") -> list[str]:
+    """Take a tile ``(*shape, length)`` apart along its last axis; what is beyond the names is left."""
     if len(symbols) == 1:
         return [f"{symbols[0]} = tl.reshape({tile}, {shape})"]
-    bits = (len(symbols) - 1).bit_length()
+    length = power_of_two(len(symbols))
+    symbols = [*symbols, *(f"{tile}_rest{index}" for index in range(len(symbols), length))]
+    bits = (length - 1).bit_length()
     lines = [f"{tile}_ = tl.reshape({tile}, {shape} + {(2,) * bits})"]
 
     def split(name: str, low_bits: str) -> None:
@@ -54,11 +59,10 @@ def unstack(tile: str, symbols: list[str], shape: str = "(LANES,)") -> list[str]
     return lines
 
 
-def stack(tile: str, symbols: Iterable[str]) -> list[str]:
+def stack(tile: str, symbols: Sequence[str]) -> list[str]:
     """Put names ``(LANES,)`` together along a new last axis, padded to a power of two with copies of the first."""
-    symbols = [*symbols]
     length = power_of_two(len(symbols))
-    level = symbols + [symbols[0]] * (length - len(symbols))
+    level = [*symbols] + [symbols[0]] * (length - len(symbols))
     lines = []
     depth = 0
     while len(level) > 1:
@@ -70,13 +74,10 @@ def stack(tile: str, symbols: Iterable[str]) -> list[str]:
     return lines
 
 
-def sums_over_channels(grades: tuple[int, ...]) -> list[str]:
-    """Reduce ``sum0, sum1, ...`` from ``(LANES,)`` to ``(ROWS,)``, all in one reduction."""
-    if not grades:
-        return []
-    sums = [f"sum{k}" for k in grades]
-    length = power_of_two(len(sums))
-    padded = sums + [f"_sum{index}" for index in range(len(sums), length)]
-    lines = stack("sums", sums)
-    lines.append(f"sums = tl.sum(tl.reshape(sums, (ROWS, CHANNELS, {length})), 1)")
-    return lines + unstack("sums", padded, "(ROWS,)")
+def sums_over_channels(results: Sequence[str], symbols: Sequence[str]) -> list[str]:
+    """Reduce names from ``(LANES,)`` to ``(ROWS,)``, all in one reduction."""
+    lines = ["if channels % CHANNELS:"]
+    lines += [f"    {symbol} = tl.where(exists, {symbol}, 0.0)" for symbol in dict.fromkeys(symbols)]
+    lines += stack("sums", symbols)
+    lines.append(f"sums = tl.sum(tl.reshape(sums, (ROWS, CHANNELS, {power_of_two(len(symbols))})), 1)")
+    return lines + unstack("sums", results, "(ROWS,)")
