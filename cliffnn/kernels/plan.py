@@ -105,7 +105,7 @@ def sums_tiling(blades: int, channels: int, derivative: bool) -> Tiling:
     """Of the kernels that sum over channels for others, which have blocks of them."""
     if derivative:
         return _tiling(channels, max(32, 8192 // blades), 2, (1, 16))
-    return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
+    return _tiling(channels, max(32, 4096 // blades), 2, (4, 4))
 
 
 def _forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
