@@ -312,6 +312,22 @@ class Program:
         cut = tuple(name for name in self.cut if name in live)
         return replace(self, statements=tuple(reversed(kept)), cut=cut)
 
+    def part(self, statements: tuple[Statement, ...]) -> Program:
+        """Some of the statements as a program: what others compute is its input, what others need its output."""
+        own = {name for name, _ in statements}
+        foreign = {operand for _, value in statements for operand in operands(value)} - own
+        others = {operand for name, value in self.statements if name not in own for operand in operands(value)}
+        kept = own & (others | {symbol for group in self.outputs.values() for symbol in group})
+        return Program({"": tuple(sorted(foreign))}, {"": tuple(sorted(kept))}, statements, self.anchor)
+
+    def needed_by(self, names: Iterable[str]) -> frozenset[str]:
+        """Some names and all that they are computed from."""
+        found = set(names)
+        for name, value in reversed(self.statements):
+            if name in found:
+                found.update(operands(value))
+        return frozenset(found)
+
     @cached_property
     def used(self) -> frozenset[str]:
         """The names that some statement, or the result, reads."""

@@ -31,12 +31,13 @@ def inputs(rows, ins, outs, algebra, dtype, device="cpu"):
     return [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
 
 
-def assert_close(got, wanted, in_float32):
+def assert_close(name, got, wanted, in_float32):
     """Half precision is rounded once, at the end; float32 may err as much as twice the reference in float32."""
     least = {torch.float64: 1e-14, torch.float32: 1e-6}.get(got.dtype, torch.finfo(got.dtype).eps)
     size = wanted.norm().clamp(min=1e-30)
     error, allowed = ((t.double() - wanted).norm() / size for t in (got, in_float32))
-    assert error <= max(least, 2 * allowed if got.dtype == torch.float32 else 0)
+    allowed = max(least, 2 * allowed if got.dtype == torch.float32 else 0)
+    assert error <= allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
 
 
 def check(run, weight_gradient, rows, ins, outs, algebra, dtype, device, bias):
@@ -48,9 +49,9 @@ def check(run, weight_gradient, rows, ins, outs, algebra, dtype, device, bias):
     wanted, in_float32 = truth(*exact, algebra), truth(*single, algebra)
     algebra = Algebra(algebra)
     got = run(x, weight, b, algebra), run(grad, weight.mT, None, algebra), weight_gradient(grad, x, algebra)
-    for triple in zip(got, wanted, in_float32, strict=True):
+    for name, *triple in zip(("out", "grad_x", "grad_weight"), got, wanted, in_float32, strict=True):
         assert triple[0].dtype == dtype
-        assert_close(*triple)
+        assert_close(name, *triple)
 
 
 @pytest.mark.parametrize("bias", [True, False])

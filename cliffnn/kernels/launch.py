@@ -106,9 +106,8 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
 
 @functools.cache
 def _launches(operation: Operation, channels: int, dtype: torch.dtype, shared: int, eps: float) -> Launches:
-    derivative = operation.order > 0
     blades = _blades(operation)
-    tiling = plan.tiling(blades, channels, dtype.itemsize, shared, derivative)
+    tiling = plan.tiling(blades, channels, dtype.itemsize, shared, operation.order)
     launches = Launches([], [])
     for group in _groups(operation, blades):
         kernel = Kernel(
@@ -120,7 +119,7 @@ def _launches(operation: Operation, channels: int, dtype: torch.dtype, shared: i
         )
         launches.outputs.append(Launch(kernel, tiling, channels, dtype, eps))
     if not tiling.whole_rows:
-        tiling = plan.sums_tiling(blades, channels, derivative)
+        tiling = plan.sums_tiling(blades, channels, operation.order)
         for depth in range(len(launches.outputs[0].means)):
             kernel = Kernel(operation, depth=depth, whole_rows=tiling.whole_rows, loop=False)
             launches.sums.append(Launch(kernel, tiling, channels, dtype, eps))
@@ -138,6 +137,8 @@ def _groups(operation: Operation, blades: int) -> list[tuple[str, ...]]:
     """Which outputs are computed by one kernel: all, or what the registers hold."""
     if blades <= 16:
         return [tuple(operation.outputs)]
+    if operation.order > 1:
+        return [(name,) for name in operation.outputs]
     kinds = {name: group.kind for name, group in operation.outputs.items()}
     groups = [tuple(name for name, kind in kinds.items() if (kind == "shared") == summed) for summed in (False, True)]
     return [group for group in groups if group]

@@ -93,18 +93,22 @@ def tiling(blades: int, channels: int, itemsize: int, shared: int, derivative: b
     channels, itemsize : int
     shared : int
         Bytes of shared memory that a program may have.
-    derivative : bool
-        Whether gradients are summed over rows, and the means over channels are those of a gradient.
+    order : int
+        How often the operation was differentiated.
     """
-    if derivative:
+    if order == 0:
+        return _forward_tiling(blades, channels, itemsize, shared)
+    if order == 1:
         return _backward_tiling(blades, channels, itemsize, shared)
-    return _forward_tiling(blades, channels, itemsize, shared)
+    return _higher_tiling(blades, channels, itemsize)
 
 
-def sums_tiling(blades: int, channels: int, derivative: bool) -> Tiling:
+def sums_tiling(blades: int, channels: int, order: int) -> Tiling:
     """Of the kernels that sum over channels for others, which have blocks of them."""
-    if derivative:
+    if order == 1:
         return _tiling(channels, max(32, 8192 // blades), 2, (1, 16))
+    if order > 1:
+        return _tiling(channels, max(32, 4096 // blades), 1, (1, 8))
     return _tiling(channels, max(32, 4096 // blades), 2, (4, 4))
 
 
@@ -141,3 +145,10 @@ def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> 
     widest = width if elements <= 4096 else 32
     wide = 16 // itemsize
     return _tiling(channels, widest, 1, (1, 8), 2, 8, tile_bytes, shared, vector=wide, recompute=False)
+
+
+def _higher_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
+    """So many values are alive that a thread has registers for one multivector, and none for a tile to come."""
+    elements = blades * power_of_two(channels) * (2 if itemsize == 8 else 1)
+    widest = power_of_two(channels) if elements <= 4096 else 64
+    return _tiling(channels, widest, 1, (1, 8), 1, 8, recompute=False)

@@ -182,7 +182,6 @@ def _kernel(
 
 def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[str]]) -> list[str]:
     """All statements, in stages with the sums over channels between them."""
-    from cliffnn.program import operands
     from cliffnn.schedule import scheduled
 
     muls, adds = program.operations
@@ -208,20 +207,15 @@ def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[
         ready = [name for name, _ in small] + ([*means[stage - 1]] if stage else [])
         lines += [_widened(name) for name in ready if name in wide]
         chosen = tuple(s for s in program.statements if s[0] not in program.uniform and stages[s[0]] == stage)
-        # a part of a program: what other parts compute is given
-        own = {name for name, _ in chosen}
-        foreign = {operand for _, value in chosen for operand in operands(value)} - own
-        others = {operand for name, value in program.statements if name not in own for operand in operands(value)}
-        kept = own & (others | {symbol for group in program.outputs.values() for symbol in group})
-        part = replace(
-            program, inputs={"": tuple(sorted(foreign))}, outputs={"": tuple(sorted(kept))}, statements=chosen
-        )
-        for term in scheduled(part):
-            text, negative = _term(program, term.value)
-            if term.first and term.name not in summed:
-                lines.append(f"{term.name} = {'-' if negative else ''}{text}")
-            else:
-                lines.append(f"{term.name} {'-' if negative else '+'}= {text}")
+        # what comes before the cut is done with before the rest begins: fewer values are alive at once
+        early = program.needed_by(program.cut)
+        for part in (tuple(s for s in chosen if s[0] in early), tuple(s for s in chosen if s[0] not in early)):
+            for term in scheduled(program.part(part)):
+                text, negative = _term(program, term.value)
+                if term.first and term.name not in summed:
+                    lines.append(f"{term.name} = {'-' if negative else ''}{text}")
+                else:
+                    lines.append(f"{term.name} {'-' if negative else '+'}= {text}")
     return lines
 
 
@@ -264,29 +258,30 @@ def _widened(symbol: str) -> str:
 
 
 def _plain(name: str, value) -> list[str]:
-    """Lines that compute what a row has one of."""
+    """The line that computes what a row has one of; one, so that constants are as precise as what they are added to."""
     if hasattr(value, "function"):
         return [f"{name} = {_call(value)}"]
-    lines = []
-    for index, monomial in enumerate(value.args):
-        text, negative = _product(monomial)
-        sign = "-" if negative else ""
-        lines.append(f"{name} {sign or '+'}= {text}" if index else f"{name} = {sign}{text}")
-    return lines
+    text = ""
+    for monomial in value.args:
+        term, negative = _product(monomial)
+        text += f" {'-' if negative else '+'} {term}"
+    return [f"{name} = {text.removeprefix(' + ').strip()}"]
 
 
 def _term(program: Program, value) -> tuple[str, bool]:
     if hasattr(value, "function"):
         return _call(replace(value, arguments=tuple(_lanes(program, a) for a in value.arguments))), False
     coefficient, *factors = value
+    if not factors:
+        return f"tl.full((LANES,), {float(abs(coefficient))}, COMPUTE)", coefficient < 0
     return _product((coefficient, *(_lanes(program, factor) for factor in factors)))
 
 
 def _product(monomial) -> tuple[str, bool]:
     coefficient, *factors = monomial
-    if not factors or abs(coefficient) != 1:
+    if abs(coefficient) != 1:
         factors = [str(float(abs(coefficient))), *factors]
-    return " * ".join(factors), coefficient < 0
+    return " * ".join(factors) or "1.0", coefficient < 0
 
 
 def _call(value) -> str:
