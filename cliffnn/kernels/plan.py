@@ -83,7 +83,7 @@ def _tiling(
     return Tiling(rows, width, -(-channels // width), count, vector, max(1, min(stages, fitting)), resident, recompute)
 
 
-def tiling(blades: int, channels: int, itemsize: int, shared: int, derivative: bool) -> Tiling:
+def tiling(blades: int, channels: int, itemsize: int, shared: int, order: int) -> Tiling:
     """Of the kernels that compute an operation's outputs.
 
     Parameters
