@@ -160,13 +160,6 @@ def test_dtypes_of_layers_without_channels(make, dtype):
         assert all(p.dtype == dtype for p in layer.parameters())
 
 
-def reset(module):
-    """As FSDP and others initialise what was built without memory."""
-    for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
-
-
 @with_parameters
 @pytest.mark.parametrize("by_argument", [False, True], ids=["context", "argument"])
 def test_built_without_memory(make, by_argument):
@@ -179,7 +172,7 @@ def test_built_without_memory(make, by_argument):
     assert all(p.is_meta for p in layer.parameters())
     layer.to_empty(device="cpu")
     assert all(p.isnan().all() for p in layer.parameters())
-    reset(layer)
+    layer.reset_parameters()
     out = call(layer, inputs())
     assert out.isfinite().all()
     assert out.any()
