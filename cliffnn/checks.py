@@ -50,15 +50,22 @@ def check_multivector(name: str, x: Tensor, algebra: Algebra) -> None:
     check_tensor(name, x, len(algebra), algebra.name)
 
 
-def check_tensor(name: str, x: Tensor, blades: int, of: str) -> None:
+def check_tensor(name: str, x: Tensor, blades: int, of: str, axis: str = "blades") -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, DTYPES))}")
     if x.ndim < 2 or x.shape[-2] != blades or x.shape[-1] == 0:
         raise ValueError(
-            f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, channels), the blades of {of}"
+            f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} {axis}, channels), the {axis} of {of}"
         )
+
+
+def check_features(name: str, x: Tensor) -> None:
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, DTYPES))}")
+    if x.ndim < 1 or x.shape[-1] == 0:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (..., channels)")
 
 
 def checked_layout(x: Tensor) -> Tensor:

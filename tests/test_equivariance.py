@@ -1,6 +1,7 @@
 """Every exported layer and function turns with its inputs, with parameters that hide nothing."""
 
 import math
+from functools import partial
 
 import pytest
 import reference
@@ -8,6 +9,8 @@ import torch
 
 from cliffnn import Algebra, layers
 from cliffnn import functional as F
+from cliffnn.gates import GATES
+from cliffnn.pooling import REDUCTIONS
 from cliffnn.testing import apply_versor, assert_equivariant, equivariance_error, random_versor
 
 ALGEBRAS = ["R2", "R3", "R1,3", "R3,0,1", "R4", "R2,0,1", "R0,2", "R1,1"]
@@ -15,6 +18,29 @@ CHANNELS = 3
 
 algebras = pytest.mark.parametrize("algebra", ALGEBRAS)
 parities = pytest.mark.parametrize("odd", [False, True], ids=["even", "odd"])
+
+
+class SeededDropout(layers.MVDropout):
+    """Drops the same each time."""
+
+    def forward(self, x):
+        torch.manual_seed(0)
+        return super().forward(x)
+
+
+class InvariantScalars(layers.Invariants):
+    """The invariants as scalars, which versors leave as they are."""
+
+    def forward(self, x):
+        return F.embed(super().forward(x)[..., None, :], 0, self.algebra)
+
+
+class EmbedParts(layers.MVEmbed):
+    """Embeds the parts of a multivector anew."""
+
+    def forward(self, x):
+        return super().forward(scalars=x[..., 0, :], vectors=F.extract(x, 1, self.algebra), pseudoscalars=x[..., -1, :])
+
 
 # For each exported layer the ways to build it, and the number of multivectors it takes.
 LAYERS = {
@@ -24,6 +50,19 @@ LAYERS = {
         lambda algebra: layers.MVLinear(None, 5, algebra, bias=False),
     ),
     "MVGELU": (1, layers.MVGELU),
+    "MVGate": (1, *[partial(layers.MVGate, activation) for activation in GATES]),
+    "MVDropout": (1, partial(SeededDropout, 0.3), lambda algebra: SeededDropout(0.3, algebra, by_grade=True)),
+    "MVPool": (
+        1,
+        *[partial(layers.MVPool, reduce) for reduce in REDUCTIONS],
+        lambda algebra: layers.MVPool("max", algebra, by_grade=True),
+    ),
+    "Invariants": (
+        1,
+        lambda algebra: InvariantScalars(CHANNELS, algebra),
+        lambda algebra: InvariantScalars(algebra=algebra, inner_products=True),
+    ),
+    "MVEmbed": (1, EmbedParts),
     "MVRMSNorm": (
         1,
         lambda algebra: layers.MVRMSNorm(algebra=algebra),
@@ -53,6 +92,23 @@ def with_weight(function, *args):
     return build
 
 
+def pooled(reduce, by_grade=False):
+    """Pooling over a batch with a graph that is empty."""
+    batch = torch.tensor([2, 0, 2, 2])
+    return lambda algebra: lambda x: F.pool(x, algebra, reduce, batch, 4, by_grade=by_grade)
+
+
+def weighted_points(algebra):
+    """To points and back; a reflection changes the sign of their weight, which they don't keep."""
+    weight = slice(-2, -1) if Algebra(algebra).r else None  # without null vectors there is no weight
+
+    def function(x):
+        points = F.embed_points(F.extract_points(x, algebra), algebra)
+        return points * x[..., weight, :] if weight else points
+
+    return function
+
+
 # The same for each exported function, as a function of multivectors.
 FUNCTIONS = {
     "gelu": (1, lambda algebra: lambda x: F.gelu(x, algebra)),
@@ -64,6 +120,12 @@ FUNCTIONS = {
     "grade": (1, lambda algebra: lambda x: F.grade(x, (0, 2), algebra)),
     "extract": (1, lambda algebra: lambda x: F.embed(F.extract(x, 1, algebra), 1, algebra)),
     "embed": (1, lambda algebra: lambda x: F.embed(F.extract(x, (1, 2), algebra), (1, 2), algebra)),
+    "gate": (1, *[partial(lambda activation, algebra: lambda x: F.gate(x, activation, algebra), g) for g in GATES]),
+    "dropout": (1, lambda algebra: SeededDropout(0.5, algebra), lambda algebra: SeededDropout(0.5, algebra, True)),
+    "pool": (1, pooled("sum"), pooled("mean"), pooled("max"), pooled("max", True)),
+    "invariants": (1, lambda algebra: InvariantScalars(CHANNELS, algebra)),
+    "embed_points": (1, weighted_points),
+    "extract_points": (1, weighted_points),
 }
 # These permute axes and know no algebra.
 LAYOUTS = {"to_channels_first", "from_channels_first", "to_blades_first", "from_blades_first"}

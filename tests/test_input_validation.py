@@ -18,6 +18,12 @@ CALLS = {
     F.embed: {"x": V, "grades": 1, "algebra": "R3"},
     F.extract: {"x": X, "grades": 1, "algebra": "R3"},
     F.grade: {"x": X, "grades": 1, "algebra": "R3"},
+    F.gate: {"x": X, "activation": "silu", "algebra": "R3"},
+    F.dropout: {"x": X, "algebra": "R3"},
+    F.pool: {"x": X, "algebra": "R3"},
+    F.invariants: {"x": X, "algebra": "R3"},
+    F.embed_points: {"x": V, "algebra": "R3"},
+    F.extract_points: {"x": X, "algebra": "R3"},
 }
 PLACES = [(call, name) for call, kwargs in CALLS.items() for name, x in kwargs.items() if torch.is_tensor(x)]
 SHARED = [(call, name) for call, name in PLACES if "y" in CALLS[call]]
@@ -165,7 +171,61 @@ def test_wrong_channels(channels):
     assert_refused([named("out_channels"), repr(channels)], layers.MVLinear, 4, channels, "R3")
 
 
+CHOICES = {
+    "activation": lambda x: F.gate(X, x, "R3"),
+    "MVGate activation": lambda x: layers.MVGate(x, "R3"),
+    "reduce": lambda x: F.pool(X, "R3", x),
+    "MVPool reduce": lambda x: layers.MVPool(x, "R3"),
+    "p": lambda x: F.dropout(X, "R3", x),
+    "MVDropout p": lambda x: layers.MVDropout(x, "R3"),
+    "eps": lambda x: F.extract_points(X, "R3", x),
+    "size": lambda x: F.pool(X, "R3", batch=torch.tensor([0, 1]), size=x),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("value", ["x", -0.5, True], ids=repr)
+def test_wrong_choices(choice, value):
+    assert_refused([named(choice.split()[-1]), repr(value), "wanted"], CHOICES[choice], value, error=ValueError)
+
+
+def test_wrong_dimensions_and_batches():
+    for dim in (-1, -2, 1, 2, 3, -4):
+        assert_refused([named("dim"), str(dim), "(2, 8, 5)"], F.pool, X, "R3", dim=dim, error=ValueError)
+    assert_refused([named("dim"), "None"], F.pool, X, "R3", dim=None, error=TypeError)
+    assert_refused([named("size"), "3", "batch"], F.pool, X, "R3", size=3, error=ValueError)
+    for batch in ([0, 1], torch.tensor([0.0, 1.0]), torch.tensor([0, 1], dtype=torch.int32)):
+        assert_refused([named("batch"), "int64"], F.pool, X, "R3", batch=batch, error=TypeError)
+    for batch in (torch.tensor([0, 1, 1]), torch.tensor([[0, 1]]), torch.tensor(0)):
+        assert_refused([named("batch"), str(tuple(batch.shape))], F.pool, X, "R3", batch=batch, error=ValueError)
+    good = torch.tensor([0, 2])
+    assert_refused([named("batch"), "(2,)", "(1, 2, 8, 5)"], F.pool, X[None], "R3", batch=good, error=ValueError)
+    assert_refused([named("batch"), "meta", "cpu"], F.pool, X, "R3", batch=good.to("meta"), error=ValueError)
+    assert_refused([named("batch"), "0 to 1"], F.pool, X, "R3", batch=good, size=2, error=ValueError)
+    assert_refused([named("batch"), "outside"], F.pool, X, "R3", batch=-good, error=ValueError)
+
+
+def test_points_need_an_algebra_with_one_null_vector_at_most():
+    for call in (F.embed_points, F.extract_points):
+        assert_refused([named("algebra"), "R2,0,2", "null"], call, torch.randn(2, 16, 5), "R2,0,2", error=ValueError)
+
+
+def test_wrong_parts_to_embed():
+    embed, scalars = layers.MVEmbed("R3,0,1"), torch.randn(2, 5)
+    assert_refused(["scalars", "vectors", "points", "pseudoscalars", "nothing"], embed, error=ValueError)
+    assert_refused([named("vectors"), "3", "4"], embed, vectors=V, error=ValueError)
+    assert_refused([named("points"), "4", "3"], embed, points=torch.randn(2, 4, 5), error=ValueError)
+    assert_refused([named("pseudoscalars"), "()"], embed, pseudoscalars=torch.tensor(1.0), error=ValueError)
+    assert_refused([named("scalars"), "int64", "float"], embed, scalars=scalars.long(), error=TypeError)
+    assert_refused([named("scalars"), "float", "Tensor"], embed, scalars=1.0, error=TypeError)
+    assert_refused([named("points"), "float64", "float32"], embed, scalars=scalars, points=V.double(), error=TypeError)
+    assert_refused([named("scalars"), "(2,)", "(3,)"], embed, scalars=scalars, points=V[[0, 0, 0]], error=ValueError)
+    assert_refused([named("vectors"), "str", "Tensor"], embed, vectors="x", error=TypeError)
+
+
 def test_layers_need_an_algebra():
+    for make in (layers.MVDropout, layers.MVPool, layers.Invariants, layers.MVEmbed, lambda: layers.MVGate("relu")):
+        assert_refused([named("algebra"), "None", "R3"], make, error=TypeError)
     for make in (layers.SGP, layers.MVRMSNorm, layers.SGPNormBlock):
         assert_refused([named("algebra"), "None", "R3"], make, 4, error=TypeError)
     assert_refused([named("algebra"), "None", "R3"], layers.MVLinear, 4, 4, error=TypeError)
@@ -175,11 +235,16 @@ def test_layers_need_an_algebra():
 LAYERS = {
     "MVLinear": lambda channels: layers.MVLinear(channels, 4, "R3"),
     "MVGELU": lambda channels: layers.MVGELU("R3"),
+    "MVGate": lambda channels: layers.MVGate("silu", "R3"),
+    "MVDropout": lambda channels: layers.MVDropout(0.5, "R3"),
+    "MVPool": lambda channels: layers.MVPool("max", "R3"),
+    "Invariants": lambda channels: layers.Invariants(channels, "R3"),
     "MVRMSNorm": lambda channels: layers.MVRMSNorm(channels, algebra="R3"),
     "MVRMSNorm with a gain": lambda channels: layers.MVRMSNorm(channels, "R3", elementwise_affine=True),
     "SGP": lambda channels: layers.SGP(channels, algebra="R3"),
     "SGPNormBlock": lambda channels: layers.SGPNormBlock(channels, algebra="R3"),
 }
+PARAMETERLESS = {"MVGELU", "MVGate", "MVDropout", "MVPool", "MVRMSNorm", "Invariants"}
 BROKEN = {
     "no tensor": (None, ["ensor", "None"], TypeError),
     "blades": (X[..., :7, :], ["7", "8"], ValueError),
@@ -201,7 +266,7 @@ def caller(layer):
 
 @pytest.mark.parametrize("name", layers.__all__)
 def test_every_layer_is_here(name):
-    assert name in LAYERS
+    assert name in LAYERS or name == "MVEmbed"  # it takes no x
 
 
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
@@ -211,10 +276,10 @@ def test_layers_refuse_wrong_inputs(make, x, words, error, channels):
     """And a lazy layer that refused its first input still takes another number of channels."""
     call = caller(make(channels))
     assert_refused([named("x"), *words], call, x, error=error)
-    assert call(torch.randn(2, 8, channels or 6)).shape[:-1] == (2, 8)
+    assert call(torch.randn(2, 8, channels or 6)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name not in ("MVGELU", "MVRMSNorm")])
+@pytest.mark.parametrize("name", sorted({*LAYERS} - PARAMETERLESS))
 @pytest.mark.parametrize(("x", "words", "error"), BROKEN_FOR_PARAMETERS.values(), ids=BROKEN_FOR_PARAMETERS)
 @pytest.mark.parametrize("lazy", [False, True], ids=["", "lazy"])
 def test_layers_refuse_what_their_parameters_do_not_fit(name, x, words, error, lazy):

@@ -1,4 +1,4 @@
-"""The nonlinearity."""
+"""Nonlinearities that the scalar part of a multivector opens and closes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 import cliffnn.functional as F
 from cliffnn.algebra import AlgebraLike
+from cliffnn.gates import check_activation
 from cliffnn.layers.base import MVLayer
 
 
@@ -38,3 +39,46 @@ class MVGELU(MVLayer):
 
     def extra_repr(self) -> str:
         return f"algebra={self.algebra.name!r}"
+
+
+class MVGate(MVLayer):
+    r"""Multiply each multivector with an activation of its scalar part, :math:`x \, \varphi(\langle x \rangle_0)`.
+
+    ``"sigmoid"`` makes SiLU of a scalar. `MVGELU` is none of these: it multiplies with :math:`\Phi(s)`, not with
+    :math:`s \, \Phi(s)`.
+
+    Parameters
+    ----------
+    activation : str
+        :math:`\varphi(s)`: ``"relu"`` :math:`\max(s, 0)`, ``"gelu"`` :math:`s \, \Phi(s)`, ``"silu"``
+        :math:`s / (1 + e^{-s})`, ``"sigmoid"`` :math:`1 / (1 + e^{-s})` or ``"tanh"``.
+    algebra : str, int, tuple or Algebra
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown activation or algebra, or an input that is no ``(..., blades, channels)``.
+
+    References
+    ----------
+    Brehmer, de Haan, Behrends, Cohen: Geometric Algebra Transformer, arXiv:2305.18415, section 3.2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cliffnn.layers import MVGate
+    >>> MVGate("sigmoid", "R3")(torch.randn(5, 8, 16)).shape
+    torch.Size([5, 8, 16])
+    """
+
+    def __init__(self, activation: str, algebra: AlgebraLike | None = None):
+        super().__init__(algebra)
+        check_activation(activation)
+        self.activation = activation
+        self.finish_init()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gate(x, self.activation, self.algebra)
+
+    def extra_repr(self) -> str:
+        return f"{self.activation!r}, algebra={self.algebra.name!r}"

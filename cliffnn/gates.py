@@ -1,0 +1,75 @@
+"""Gates: a multivector times a function of its scalar part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.checks import autocast, autocasting, check_multivector
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+def gate(x: Tensor, activation: str, algebra: AlgebraLike) -> Tensor:
+    r"""Multiply a multivector with an activation of its scalar part.
+
+    .. math:: \operatorname{gate}(x) = x \, \varphi(\langle x \rangle_0)
+
+    ``"sigmoid"`` makes SiLU of a scalar. `gelu` multiplies with another function than ``"gelu"``: with
+    :math:`\Phi(s)`, which makes GELU of a scalar, where this one multiplies with :math:`s \, \Phi(s)`.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, channels)``.
+    activation : str
+        :math:`\varphi(s)`: ``"relu"`` :math:`\max(s, 0)`, ``"gelu"`` :math:`s \, \Phi(s)`, ``"silu"``
+        :math:`s / (1 + e^{-s})`, ``"sigmoid"`` :math:`1 / (1 + e^{-s})` or ``"tanh"``.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another activation, or if ``x`` is no floating tensor with the algebra's number of blades.
+
+    References
+    ----------
+    Brehmer, de Haan, Behrends, Cohen: Geometric Algebra Transformer, arXiv:2305.18415, section 3.2.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> x = torch.tensor([[2.0, -2.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    >>> F.gate(x, "relu", "R2")
+    tensor([[4., -0.],
+            [2., 0.],
+            [0., 0.],
+            [0., 0.]])
+    """
+    algebra = Algebra(algebra)
+    check_multivector("x", x, algebra)
+    check_activation(activation)
+    if autocasting(x.device.type):
+        x = autocast({"x": x})["x"]
+    scalar = x[..., :1, :].to(torch.promote_types(x.dtype, torch.float32))
+    return (x * GATES[activation](scalar)).to(x.dtype)
+
+
+def check_activation(activation: str) -> None:
+    """Complain about what `gate` does not know."""
+    if activation not in GATES:
+        raise ValueError(f"activation: got {activation!r}, wanted one of {', '.join(map(repr, GATES))}")
