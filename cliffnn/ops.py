@@ -37,7 +37,7 @@ def geometric_op(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: flo
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             return _Function.apply(_run, text, algebra.name, eps, GENERATOR, *inputs)[0]
         return _run(inputs, text, algebra.name, eps, GENERATOR)[0]
-    return torch.ops.cliffnn.geometric_op.default(list(inputs), text, algebra.name, eps, GENERATOR)[0]
+    return _dispatched(inputs, text, algebra.name, eps, GENERATOR)[0]
 
 
 def unobserved(tensors: Sequence[Tensor]) -> bool:
@@ -52,6 +52,14 @@ def unobserved(tensors: Sequence[Tensor]) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
     ) and all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
+
+
+def _dispatched(inputs, text, algebra, eps, generator):
+    arguments = text, algebra, eps, generator
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        # functorch transforms functions, not what the dispatcher calls for them
+        return _Function.apply(torch.ops.cliffnn.geometric_op.default, *arguments, *inputs)
+    return torch.ops.cliffnn.geometric_op.default(list(inputs), *arguments)
 
 
 def _executor(device: torch.device) -> ModuleType:
@@ -80,18 +88,25 @@ class _Function(torch.autograd.Function):
     """Differentiates an operation by its vector-Jacobian product, which is an operation too."""
 
     @staticmethod
-    def forward(ctx, run, text, algebra, eps, generator, *inputs):
-        op = operation(text, algebra)
-        outputs = run(inputs, text, algebra, eps, generator)
+    def forward(run, text, algebra, eps, generator, *inputs):
+        return tuple(run(inputs, text, algebra, eps, generator))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, *ctx.arguments = inputs[:5]
+        op = operation(*ctx.arguments[:2])
         # a derivative already has among its inputs what was saved
-        saved = outputs if op.normalize and not op.order else ()
-        ctx.save_for_backward(*inputs, *saved)
-        ctx.count = len(inputs)
-        if op.normalize and not op.order:
-            ctx.mark_non_differentiable(outputs[1])
+        first = op.normalize and not op.order
+        ctx.save_for_backward(*inputs[5:], *(output if first else ()))
+        if first:
+            ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
-        ctx.arguments = text, algebra, eps, generator
-        return tuple(outputs)
+        ctx.count = len(inputs) - 5
+
+    @staticmethod
+    def vmap(info, in_dims, run, text, algebra, eps, generator, *inputs):
+        outputs, dims = _batched(info, (in_dims[5:],), inputs, text, algebra, eps, generator)
+        return tuple(outputs), tuple(dims)
 
     @staticmethod
     def backward(ctx, *cotangents):
@@ -109,7 +124,7 @@ class _Function(torch.autograd.Function):
         tensors = (*ctx.saved_tensors, *(cotangent for cotangent in cotangents if cotangent is not None))
         derivative = op.vjp(of, wrt)
         alone = not torch.is_grad_enabled() and unobserved(tensors)
-        run = _run if alone else torch.ops.cliffnn.geometric_op.default
+        run = _run if alone else _dispatched
         gradients = dict(zip(wrt, run(tensors, derivative.text, algebra, eps, generator), strict=True))
         return nothing + tuple(gradients.get(name) for name in op.inputs)
 
@@ -134,7 +149,7 @@ def _batched(info, in_dims, inputs, text, algebra, eps, generator):
         results = []
         for index in range(info.batch_size):
             chosen = [t if d is None else t.select(d, index) for t, d in zip(inputs, dims, strict=True)]
-            results.append(torch.ops.cliffnn.geometric_op.default(chosen, *arguments))
+            results.append(_dispatched(chosen, *arguments))
         outputs = [torch.stack(of_output) for of_output in zip(*results, strict=True)]
         return outputs, [0] * len(outputs)
     flat = []
@@ -143,7 +158,7 @@ def _batched(info, in_dims, inputs, text, algebra, eps, generator):
             moved = tensor.movedim(dim, 0) if dim is not None else tensor.expand(info.batch_size, *tensor.shape)
             tensor = moved.flatten(0, 1)
         flat.append(tensor)
-    outputs = torch.ops.cliffnn.geometric_op.default(flat, *arguments)
+    outputs = _dispatched(flat, *arguments)
     return [output.unflatten(0, (info.batch_size, -1)) for output in outputs], [0] * len(outputs)
 
 
