@@ -187,6 +187,45 @@ class Algebra:
             )
         )
 
+    def paths_between(self, x: GradesLike = None, y: GradesLike = None, out: GradesLike = None) -> tuple[Path, ...]:
+        """The `paths` of a product whose factors and result hold only some grades.
+
+        Parameters
+        ----------
+        x, y, out : int, tuple of int or None
+            Grades; None: all.
+
+        Examples
+        --------
+        >>> Algebra("R3").paths_between(x=1, y=1)
+        ((1, 1, 0), (1, 1, 2))
+        """
+        held = [self.grades if grades is None else self.checked_grades(grades) for grades in (x, y, out)]
+        return tuple(path for path in self.paths if all(k in grades for k, grades in zip(path, held, strict=True)))
+
+    def blades_of(self, grades: GradesLike = None) -> tuple[int, ...]:
+        """Where the blades of some grades lie along the blade axis of a full multivector.
+
+        Examples
+        --------
+        >>> Algebra("R2").blades_of((0, 2))
+        (0, 3)
+        """
+        if grades is None:
+            return tuple(range(len(self)))
+        slices = [self.grade_slices[k] for k in self.checked_grades(grades)]
+        return tuple(blade for s in slices for blade in range(s.start, s.stop))
+
+    def checked_grades(self, grades: int | tuple[int, ...], name: str = "grades") -> tuple[int, ...]:
+        """One or more grades as an ascending tuple, or a complaint."""
+        given = tuple(grades) if isinstance(grades, (tuple, list)) else (grades,)
+        wanted = f"wanted a grade or ascending grades of {self.name}, out of {self.grades}"
+        if any(not isinstance(k, int) or isinstance(k, bool) for k in given):
+            raise TypeError(f"{name}: got {grades!r}, {wanted}")
+        if not given or any(k not in self.grades for k in given) or list(given) != sorted(set(given)):
+            raise ValueError(f"{name}: got {grades!r}, {wanted}")
+        return given
+
     @cached_property
     def kingdon(self) -> kingdon.Algebra:
         """The same algebra as kingdon builds it."""
@@ -209,6 +248,8 @@ class Algebra:
 
 
 AlgebraLike: TypeAlias = Algebra | str | int | tuple[int, ...]
+GradesLike: TypeAlias = int | tuple[int, ...] | None
+Path: TypeAlias = tuple[int, int, int]
 
 
 def _parse(spec: Any) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra
+from cliffnn.algebra import Algebra, GradesLike
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -35,19 +35,23 @@ def autocast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def broadcast(rows: dict[str, Tensor]) -> torch.Size:
-    shapes = [row.shape for row in rows.values()]
-    if all(shape == shapes[0] for shape in shapes):
-        return shapes[0]
-    try:
-        return torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        got = " and ".join(str(tuple(shape)) for shape in shapes)
-        raise ValueError(f"{', '.join(rows)}: got shapes {got}, wanted shapes that broadcast") from None
+def broadcast(rows: dict[str, Tensor]) -> tuple[torch.Size, int]:
+    """The leading dimensions and the channels that all have in common; blades differ where grades do."""
+    shapes = [torch.Size((*row.shape[:-2], row.shape[-1])) for row in rows.values()]
+    if any(shape != shapes[0] for shape in shapes):
+        try:
+            shapes[0] = torch.broadcast_shapes(*shapes)
+        except RuntimeError:
+            got = " and ".join(str(tuple(row.shape)) for row in rows.values())
+            raise ValueError(f"{', '.join(rows)}: got shapes {got}, wanted shapes that broadcast") from None
+    return shapes[0][:-1], shapes[0][-1]
 
 
-def check_multivector(name: str, x: Tensor, algebra: Algebra) -> None:
-    check_tensor(name, x, len(algebra), algebra.name)
+def check_multivector(name: str, x: Tensor, algebra: Algebra, grades: GradesLike = None) -> None:
+    if grades is None:
+        check_tensor(name, x, len(algebra), algebra.name)
+    else:
+        check_tensor(name, x, len(algebra.blades_of(grades)), f"grades {grades} of {algebra.name}")
 
 
 def check_tensor(name: str, x: Tensor, blades: int, of: str, axis: str = "blades") -> None:
@@ -74,13 +78,3 @@ def checked_layout(x: Tensor) -> Tensor:
     if x.ndim < 2:
         raise ValueError(f"x: got shape {tuple(x.shape)}, wanted at least two dimensions, blades and channels")
     return x
-
-
-def checked_grades(grades: int | tuple[int, ...], algebra: Algebra) -> tuple[int, ...]:
-    given = tuple(grades) if isinstance(grades, (tuple, list)) else (grades,)
-    wanted = f"wanted a grade or ascending grades of {algebra.name}, out of {algebra.grades}"
-    if any(not isinstance(k, int) or isinstance(k, bool) for k in given):
-        raise TypeError(f"grades: got {grades!r}, {wanted}")
-    if not given or any(k not in algebra.grades for k in given) or list(given) != sorted(set(given)):
-        raise ValueError(f"grades: got {grades!r}, {wanted}")
-    return given

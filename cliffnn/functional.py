@@ -11,7 +11,7 @@ import einops
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.checks import (
     autocast,
     autocasting,
@@ -19,7 +19,6 @@ from cliffnn.checks import (
     check_alike,
     check_multivector,
     check_tensor,
-    checked_grades,
     checked_layout,
 )
 from cliffnn.dropout import dropout
@@ -53,7 +52,7 @@ __all__ = [
 ]
 
 
-def gelu(x: Tensor, algebra: AlgebraLike) -> Tensor:
+def gelu(x: Tensor, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
     r"""Gate a multivector by its scalar part.
 
     .. math:: \operatorname{gelu}(x) = x \, \Phi(\langle x \rangle_0)
@@ -65,6 +64,8 @@ def gelu(x: Tensor, algebra: AlgebraLike) -> Tensor:
     x : Tensor
         ``(..., blades, channels)``.
     algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That ``x`` holds, the scalar among them; None: all.
 
     Returns
     -------
@@ -84,10 +85,19 @@ def gelu(x: Tensor, algebra: AlgebraLike) -> Tensor:
     tensor([0., 1., 0., 0.])
     """
     algebra = Algebra(algebra)
-    return _apply("gelu", algebra, {"x": x})
+    if grades is not None and 0 not in algebra.checked_grades(grades):
+        raise ValueError(f"grades: got {grades!r}, wanted the scalar, grade 0, among them: it is the gate")
+    return _apply("gelu", algebra, {"x": x}, grades={"x": grades, "out": grades})
 
 
-def geometric_product(x: Tensor, y: Tensor, algebra: AlgebraLike) -> Tensor:
+def geometric_product(
+    x: Tensor,
+    y: Tensor,
+    algebra: AlgebraLike,
+    x_grades: GradesLike = None,
+    y_grades: GradesLike = None,
+    out_grades: GradesLike = None,
+) -> Tensor:
     """The geometric product, channel by channel.
 
     Parameters
@@ -95,6 +105,8 @@ def geometric_product(x: Tensor, y: Tensor, algebra: AlgebraLike) -> Tensor:
     x, y : Tensor
         ``(..., blades, channels)``; leading dimensions and channels broadcast.
     algebra : str, int, tuple or Algebra
+    x_grades, y_grades, out_grades : int, tuple of int or None
+        That the factors and the result hold, and only these are computed with; None: all.
 
     Returns
     -------
@@ -114,10 +126,19 @@ def geometric_product(x: Tensor, y: Tensor, algebra: AlgebraLike) -> Tensor:
     tensor([0., 0., 0., 1.])
     """
     algebra = Algebra(algebra)
-    return _apply("geometric_product", algebra, {"x": x, "y": y})
+    grades = {"x": x_grades, "y": y_grades, "out": out_grades}
+    return _apply("geometric_product", algebra, {"x": x, "y": y}, grades=grades)
 
 
-def weighted_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: AlgebraLike) -> Tensor:
+def weighted_geometric_product(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    algebra: AlgebraLike,
+    x_grades: GradesLike = None,
+    y_grades: GradesLike = None,
+    out_grades: GradesLike = None,
+) -> Tensor:
     r"""The geometric product with a weight for each channel and path.
 
     .. math:: o_c = \sum_{(i, j, k)} w_{ijk,c}
@@ -128,8 +149,11 @@ def weighted_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Al
     x, y : Tensor
         ``(..., blades, channels)``; leading dimensions broadcast.
     weight : Tensor
-        ``(paths, channels)``, in the order of `Algebra.paths`.
+        ``(paths, channels)``, in the order of `Algebra.paths`; of `Algebra.paths_between` the grades, where they are
+        given.
     algebra : str, int, tuple or Algebra
+    x_grades, y_grades, out_grades : int, tuple of int or None
+        That the factors and the result hold, and only these are computed with; None: all.
 
     Returns
     -------
@@ -157,7 +181,8 @@ def weighted_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Al
     True
     """
     algebra = Algebra(algebra)
-    return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight})
+    grades = {"x": x_grades, "y": y_grades, "out": out_grades}
+    return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight}, grades=grades)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike) -> Tensor:
@@ -212,11 +237,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike)
         )
     if bias is not None and bias.shape != weight.shape[1:2]:
         raise ValueError(f"bias: got shape {tuple(bias.shape)}, wanted ({weight.shape[1]} out_channels,)")
-    out = _linear(_flat(x, x.shape), weight, bias, algebra)
+    out = _linear(_flat(x, x.shape[:-2], x.shape[-1]), weight, bias, algebra)
     return out if x.ndim == 3 else out.reshape(*x.shape[:-1], weight.shape[1])
 
 
-def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
+def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesLike = None) -> Tensor:
     r"""Divide each grade by its root mean square over the channels.
 
     .. math:: \langle o_c \rangle_k = \frac{\langle x_c \rangle_k}
@@ -232,6 +257,8 @@ def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
     algebra : str, int, tuple or Algebra
     eps : float
         Added inside the root.
+    grades : int, tuple of int or None
+        That ``x`` holds; None: all.
 
     Returns
     -------
@@ -250,7 +277,7 @@ def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
     tensor([1.0000, 0.6000, 0.8000, 0.0000])
     """
     algebra = Algebra(algebra)
-    return _apply("identity", algebra, {"x": x}, normalize=True, eps=eps)
+    return _apply("identity", algebra, {"x": x}, normalize=True, eps=eps, grades={"x": grades, "out": grades})
 
 
 def gelu_sgp_norm(
@@ -260,6 +287,9 @@ def gelu_sgp_norm(
     algebra: AlgebraLike,
     normalize: bool = True,
     eps: float = 1e-6,
+    x_grades: GradesLike = None,
+    y_grades: GradesLike = None,
+    out_grades: GradesLike = None,
 ) -> Tensor:
     r"""GELU of both factors, weighted geometric product, RMS norm, in one pass over memory.
 
@@ -272,12 +302,15 @@ def gelu_sgp_norm(
     x, y : Tensor
         ``(..., blades, channels)``; leading dimensions broadcast.
     weight : Tensor
-        ``(paths, channels)``, in the order of `Algebra.paths`.
+        ``(paths, channels)``, in the order of `Algebra.paths`; of `Algebra.paths_between` the grades, where they are
+        given.
     algebra : str, int, tuple or Algebra
     normalize : bool
         Whether the norm is taken.
     eps : float
         Added inside the root of the norm.
+    x_grades, y_grades, out_grades : int, tuple of int or None
+        That the factors and the result hold, and only these are computed with; None: all.
 
     Returns
     -------
@@ -300,7 +333,12 @@ def gelu_sgp_norm(
     torch.Size([10, 16, 32])
     """
     algebra = Algebra(algebra)
-    return _apply("gelu_weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight}, normalize, eps)
+    grades = {"x": x_grades, "y": y_grades, "out": out_grades}
+    for name, held in grades.items():
+        if name != "out" and held is not None and 0 not in algebra.checked_grades(held, f"{name}_grades"):
+            raise ValueError(f"{name}_grades: got {held!r}, wanted the scalar, grade 0, among them: it is the gate")
+    factors = {"x": x, "y": y}
+    return _apply("gelu_weighted_geometric_product", algebra, factors, {"weight": weight}, normalize, eps, grades)
 
 
 def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
@@ -332,7 +370,7 @@ def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Ten
     torch.Size([5, 8, 1])
     """
     algebra = Algebra(algebra)
-    grades = checked_grades(grades, algebra)
+    grades = algebra.checked_grades(grades)
     check_tensor("x", x, sum(algebra.grade_sizes[k] for k in grades), f"grades {grades} of {algebra.name}")
     given = dict(zip(grades, x.split([algebra.grade_sizes[k] for k in grades], -2), strict=True))
     parts = [
@@ -370,7 +408,7 @@ def extract(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> T
     torch.Size([5, 3, 16])
     """
     algebra = Algebra(algebra)
-    grades = checked_grades(grades, algebra)
+    grades = algebra.checked_grades(grades)
     check_multivector("x", x, algebra)
     parts = [x[..., algebra.grade_slices[k], :] for k in grades]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
@@ -562,36 +600,42 @@ def _apply(
     params: dict[str, Tensor] | None = None,
     normalize: bool = False,
     eps: float = 1e-6,
+    grades: dict[str, GradesLike] | None = None,
 ) -> Tensor:
-    """Check the arguments, flatten the leading dimensions, run the operator."""
+    """Check the arguments, flatten the leading dimensions, run the operator.
+
+    ``grades`` are those that multivectors hold, the result as ``"out"``, where not all.
+    """
+    held = {name: algebra.checked_grades(k, f"{name}_grades") for name, k in (grades or {}).items() if k is not None}
     for name, row in rows.items():
-        check_multivector(name, row, algebra)
+        check_multivector(name, row, algebra, held.get(name))
     if not isinstance(eps, (int, float)) or not eps >= 0:
         raise ValueError(f"eps: got {eps!r}, wanted a number of at least 0")
     params = params or {}
     if autocasting(next(iter(rows.values())).device.type):
         rows, params = autocast(rows), autocast(params)
     check_alike({**rows, **params})
-    shape = broadcast(rows)
+    lead, channels = broadcast(rows)
     for name, param in params.items():
         for row_name, row in rows.items():
-            if row.shape[-1] != shape[-1]:
-                raise ValueError(f"{row_name}: got {row.shape[-1]} channels, wanted {shape[-1]}, as the other has")
-        wanted = (len(algebra.paths), shape[-1])
-        if tuple(param.shape) != wanted:
+            if row.shape[-1] != channels:
+                raise ValueError(f"{row_name}: got {row.shape[-1]} channels, wanted {channels}, as the other has")
+        paths = algebra.paths_between(*(held.get(factor) for factor in (*rows, "out"))) if held else algebra.paths
+        if tuple(param.shape) != (len(paths), channels):
             raise ValueError(
-                f"{name}: got shape {tuple(param.shape)}, wanted {wanted}: (paths of {algebra.name}, channels)"
+                f"{name}: got shape {tuple(param.shape)}, wanted {len(paths), channels}: "
+                f"(paths of {algebra.name}, channels)"
             )
-    flat = [_flat(row, shape) for row in rows.values()]
+    flat = [_flat(row, lead, channels) for row in rows.values()]
     coefficients = [param.contiguous() for param in params.values()]
-    out = geometric_op(text(expression, normalize=normalize), algebra, [*flat, *coefficients], eps)
-    return out if out.shape == shape else out.reshape(shape)
+    out = geometric_op(text(expression, held, normalize=normalize), algebra, [*flat, *coefficients], eps)
+    return out if len(lead) == 1 else out.reshape(*lead, -1, channels)
 
 
-def _flat(row: Tensor, shape: torch.Size) -> Tensor:
+def _flat(row: Tensor, lead: torch.Size, channels: int) -> Tensor:
     """Contiguous, with one leading dimension; views that change nothing cost host time too."""
-    if row.shape != shape:
-        row = row.expand(shape)
-    if len(shape) != 3:
-        row = row.reshape(-1, *shape[-2:])
+    if row.shape[:-2] != lead or row.shape[-1] != channels:
+        row = row.expand(*lead, row.shape[-2], channels)
+    if len(lead) != 1:
+        row = row.reshape(-1, *row.shape[-2:])
     return row.contiguous()

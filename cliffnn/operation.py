@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from cliffnn.algebra import Algebra
+from cliffnn.algebra import Algebra, Path
 from cliffnn.expressions import EXPRESSIONS, Expression
 
 Kind: TypeAlias = Literal["rows", "shared", "scalars"]
@@ -105,11 +105,9 @@ class Operation:
         return len(self.derivatives)
 
     @property
-    def paths(self) -> tuple[tuple[int, int, int], ...]:
+    def paths(self) -> tuple[Path, ...]:
         """Those of the algebra that join grades which the factors and the result have."""
-        names = (*self.expression.rows, "out")
-        factors = [self.grades_of(name) for name in names]
-        return tuple(path for path in self.algebra.paths if all(k in has for k, has in zip(path, factors, strict=True)))
+        return self.algebra.paths_between(*(self.grades_of(name) for name in (*self.expression.rows, "out")))
 
     @property
     def normed_grades(self) -> tuple[int, ...]:
@@ -120,8 +118,7 @@ class Operation:
         return self.grades.get(name, self.algebra.grades)
 
     def blades_of(self, name: str) -> tuple[int, ...]:
-        slices = [self.algebra.grade_slices[k] for k in self.grades_of(name)]
-        return tuple(blade for s in slices for blade in range(s.start, s.stop))
+        return self.algebra.blades_of(self.grades_of(name))
 
     def vjp(self, of: Iterable[str], wrt: Iterable[str]) -> Operation:
         """The vector-Jacobian product of some outputs, with respect to some inputs."""
