@@ -12,7 +12,7 @@ import torch
 from test_operators import DTYPES, OPERATORS, SIGNATURES, executor, public, random_inputs, truth
 from torch import nn
 
-from cliffnn import Algebra, ops
+from cliffnn import ops
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear, SGPNormBlock
 
@@ -22,8 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # i
 @pytest.fixture(autouse=True)
 def forget_compiled_code():
     torch.compiler.reset()
-    for algebra in SIGNATURES:
-        Algebra(algebra)
     yield
     torch.compiler.reset()
 
