@@ -474,7 +474,7 @@ def _apply(
     flat = [_flat(row, shape) for row in rows.values()]
     coefficients = [param.contiguous() for param in params.values()]
     out = geometric_op(text(expression, normalize=normalize), algebra, [*flat, *coefficients], eps)
-    return out if out.shape == shape else out.reshape(shape)
+    return out if len(shape) == 3 else out.reshape(shape)
 
 
 def _flat(row: Tensor, shape: torch.Size) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from test_operators import DTYPES, OPERATORS, SIGNATURES, executor, public, random_inputs, truth
 from torch import nn
 
-from cliffnn import ops
 from cliffnn import functional as F
+from cliffnn import ops
 from cliffnn.layers import MVLinear, SGPNormBlock
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
