@@ -117,6 +117,50 @@ def test_training_with_inductor(inductor_folder):
     assert counter.frame_count == 2
 
 
+@pytest.mark.parametrize("spec", ["R0,1,1", (1, 0, 1), "R0, 2"], ids=str)
+def test_an_algebra_first_met_in_compiled_code(spec, monkeypatch):
+    from types import SimpleNamespace
+
+    from cliffnn import algebra
+
+    monkeypatch.setattr(algebra, "_known", SimpleNamespace())
+    x = torch.randn(3, 4, 2)
+
+    def function(x):
+        # of two algebras, the second is met when the first is known
+        return F.rms_norm(x, spec) + F.gelu(x, "R1,1")
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(compiled, function(x))
+
+
+@pytest.mark.parametrize(("dynamic", "compilations"), [(True, 1), (None, 2)])
+@pytest.mark.parametrize("algebra", ["R1", "R0,0,1"])
+def test_new_batch_sizes_compile_nothing(dynamic, compilations, algebra):
+    """With the norm and without, in an algebra with null grades too; leading dimensions beside the first."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
+    model = nn.Sequential(SGPNormBlock(3, algebra), SGPNormBlock(3, algebra, normalize=False))
+    compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=dynamic)
+    for rows in (4, 5, 6, 9):
+        compiled(torch.randn(rows, 2, 2, 3)).sum().backward()
+    assert counter.frame_count == compilations
+
+
+def test_sizes_that_only_the_data_know():
+    """What `nonzero` finds, as the edges of a graph are."""
+    block = SGPNormBlock(3, "R1")
+
+    def function(x, chosen):
+        return block(x[chosen.nonzero().squeeze(1)])
+
+    x, chosen = torch.randn(9, 2, 3), torch.arange(9) % 2 == 0
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, chosen), function(x, chosen))
+
+
 def test_new_generator_is_never_served_old_code(inductor_folder, monkeypatch):
     from torch._dynamo.utils import counters
 

@@ -15,9 +15,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # i
 class Energy(nn.Module):
     """An invariant of points in the plane."""
 
-    def __init__(self):
+    def __init__(self, normalize=True):
         super().__init__()
-        self.body = nn.Sequential(MVLinear(2, 8, "R2"), SGPNormBlock(8, "R2"), MVLinear(8, 1, "R2"))
+        block = SGPNormBlock(8, "R2", normalize=normalize)
+        self.body = nn.Sequential(MVLinear(2, 8, "R2"), block, MVLinear(8, 1, "R2"))
 
     def forward(self, points):
         return F.extract(self.body(F.embed(points, 1, "R2")), 0, "R2").sum()
@@ -30,10 +31,9 @@ def forces(model, parameters, points):
 
 
 def data(rows=200):
-    """Two points tied by a spring of length one."""
+    """Two points tied by a spring."""
     points = torch.randn(rows, 2, 2, dtype=torch.float64)
-    apart = points[..., 0] - points[..., 1]
-    pull = (1 / apart.norm(dim=1, keepdim=True) - 1) * apart
+    pull = points[..., 1] - points[..., 0]
     return points, torch.stack([pull, -pull], -1)
 
 
@@ -51,7 +51,7 @@ def losses(model, compute, steps):
 
 
 def test_a_model_learns_forces():
-    model = Energy().double()
+    model = Energy(normalize=False).double()
     found = losses(model, lambda *arguments: forces(model, *arguments), 60)
     assert sum(found[-5:]) < 0.2 * sum(found[:5])
 
@@ -74,12 +74,12 @@ def test_compiled_forces_train_the_same():
 
 
 def test_what_torch_refuses():
-    """Forces of a compiled model don't know the parameters: torch never lets a loss of theirs through in silence."""
+    """Forces of a compiled model can't be learned from; torch says so, also beside a loss of the energy."""
     torch.compiler.reset()
     model = Energy().double()
     points = data(5)[0].requires_grad_()
     energy = torch.compile(model, backend="aot_eager")(points)
     (gradient,) = torch.autograd.grad(energy, points, create_graph=True)
-    with pytest.raises(RuntimeError, match="double backward|does not require grad"):
-        gradient.square().sum().backward()
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        (energy**2 + gradient.square().sum()).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
