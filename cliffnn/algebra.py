@@ -6,7 +6,8 @@ import re
 from functools import cached_property
 from itertools import combinations
 from math import comb, prod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import kingdon
@@ -56,26 +57,8 @@ class Algebra:
     q: int
     r: int
 
-    _instances: ClassVar[dict[tuple[int, int, int], Algebra]] = {}
-    _named: ClassVar[dict[str, Algebra]] = {}
-
     def __new__(cls, spec: AlgebraLike) -> Algebra:
-        if isinstance(spec, Algebra):
-            return spec
-        if isinstance(spec, str) and spec in cls._named:
-            return cls._named[spec]
-        signature = _parse(spec)
-        if signature not in cls._instances:
-            self = super().__new__(cls)
-            self.__dict__.update(zip("pqr", signature, strict=True))
-            # Python 3.11's cached_property takes a lock at first use, which torch.compile can't trace; so use it now
-            for name, attribute in vars(cls).items():
-                if isinstance(attribute, cached_property) and name not in ("kingdon", "products"):
-                    getattr(self, name)
-            # setdefault: of two threads meeting an algebra first, both get the same object
-            cls._instances.setdefault(signature, self)
-            cls._named.setdefault(self.name, cls._instances[signature])
-        return cls._instances[signature]
+        return spec if isinstance(spec, Algebra) else getattr(_known, _meet(spec))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"an Algebra is frozen: cannot set {name!r}")
@@ -250,6 +233,32 @@ class Algebra:
 AlgebraLike: TypeAlias = Algebra | str | int | tuple[int, ...]
 GradesLike: TypeAlias = int | tuple[int, ...] | None
 Path: TypeAlias = tuple[int, int, int]
+
+
+# The algebras that somebody has met, by name. Attributes, which torch.compile reads anew each time: it would remember
+# what was in a dict when it first saw it.
+_known = SimpleNamespace()
+
+
+def _meet(spec: AlgebraLike) -> str:
+    """The name of an algebra, which is known from then on."""
+    if isinstance(spec, str) and spec in vars(_known):
+        return spec
+    self = object.__new__(Algebra)
+    self.__dict__.update(zip("pqr", _parse(spec), strict=True))
+    if self.name not in vars(_known):
+        # Python 3.11's cached_property takes a lock at first use, which torch.compile can't trace; so use it now
+        for name, attribute in vars(Algebra).items():
+            if isinstance(attribute, cached_property) and name not in ("kingdon", "products"):
+                getattr(self, name)
+        # setdefault: of two threads meeting an algebra first, both get the same object
+        vars(_known).setdefault(self.name, self)
+    return self.name
+
+
+# torch.compile calls this function where it would trace others, so an algebra may be first met in compiled code. It is
+# what torch.compiler.assume_constant_result sets, but for importing the compiler, which takes seconds.
+_meet._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _parse(spec: Any) -> tuple[int, int, int]:

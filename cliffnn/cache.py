@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import hashlib
 import importlib.metadata
+import linecache
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -26,14 +25,6 @@ def folder() -> Path:
     """Where source is kept: ``$CLIFFNN_CACHE_DIR``, else ``cliffnn`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     named = os.environ.get("CLIFFNN_CACHE_DIR")
     return Path(named or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "cliffnn"))
-
-
-@functools.cache
-def _temporary_folder() -> Path:
-    """A folder that lives as long as this process."""
-    name = tempfile.mkdtemp(prefix="cliffnn-")
-    atexit.register(shutil.rmtree, name, ignore_errors=True)
-    return Path(name)
 
 
 @functools.cache
@@ -66,9 +57,11 @@ def _execute(path: Path, generate: Callable[[], str]) -> ModuleType:
     text = _read(path)
     if text is None:
         with _without_garbage_collection():
-            text = generate()
-        text = f"# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
-        path = _write(path, text)
+            body = generate()
+        text = f"{_header(path, body)}\n{body}"
+        _write(path, text)
+    # Triton reads the source of a function when it first compiles it, debuggers when they stop: the file may be gone
+    linecache.cache[str(path)] = len(text), None, text.splitlines(keepends=True), str(path)
     module = ModuleType(f"cliffnn.generated_source.{path.stem}")
     module.__file__ = str(path)
     # Triton looks functions up through their module
@@ -89,6 +82,11 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _header(path: Path, body: str) -> str:
+    """The line that a file of ours begins with: nobody else's, and no other file of ours under this name, has it."""
+    return f"# sha256 {hashlib.sha256(f'{path.name} {body}'.encode()).hexdigest()}"
+
+
 def _read(path: Path) -> str | None:
     """The source, or None if there is none or it is not, to the letter, what we once wrote."""
     try:
@@ -96,19 +94,16 @@ def _read(path: Path) -> str | None:
     except (OSError, UnicodeDecodeError):
         return None
     header, _, body = text.partition("\n")
-    return text if header == f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}" else None
+    return text if header == _header(path, body) else None
 
 
-def _write(path: Path, text: str) -> Path:
-    """Write a file whole or not at all, in the temporary folder if its own can't be written; say where it is."""
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all; where it can't be written, say so."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, text)
     except OSError as error:
         _warn_once(path.parent, error.strerror or str(error))
-        path = _temporary_folder() / path.name
-        _replace(path, text)
-    return path
 
 
 def _replace(path: Path, text: str) -> None:
@@ -127,7 +122,12 @@ def _replace(path: Path, text: str) -> None:
 @functools.cache
 def _warn_once(path: Path, reason: str) -> None:
     warnings.warn(
-        f"the cache folder {path} cannot be written ({reason}): generated code is kept in {_temporary_folder()} until "
-        f"this process ends; set CLIFFNN_CACHE_DIR to a folder that can be",
+        f"the cache folder {path} cannot be written ({reason}): each process will generate its code anew; "
+        f"set CLIFFNN_CACHE_DIR to a folder that can be",
         stacklevel=2,
     )
+
+
+# A process forked while another thread generates would wait forever for a lock that nobody holds there.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

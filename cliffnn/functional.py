@@ -11,6 +11,7 @@ import einops
 import torch
 from torch import Tensor
 
+from cliffnn import flops  # noqa: F401  # registers formulas
 from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.checks import (
     autocast,

@@ -34,13 +34,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
     Tensor
         ``(rows, blades, out_channels)``.
     """
-    if not x.is_cuda:
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    # torch.func has rules for torch's operators
+    if not x.is_cuda or transformed:
         # one product, batched over blades, is faster there than one for each grade
         sizes = zip(weight.split(1), algebra.grade_sizes, strict=True)
         matrices = torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in sizes])
         out = torch.einsum("nbi,boi->nbo", x, matrices).contiguous()
-        if bias is not None:
-            out[:, 0] += bias
+        if bias is None:
+            return out
+        if transformed:
+            # not in place: there may be many biases for one x
+            return torch.cat([out[:, :1] + bias, out[:, 1:]], 1)
+        out[:, 0] += bias
         return out
     if unobserved([t for t in (x, weight, bias) if t is not None]):
         return _linear_autograd(x, weight, bias, algebra.name)

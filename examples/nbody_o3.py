@@ -98,7 +98,10 @@ class NBodyNetwork(nn.Module):
     def forward(self, charges: Tensor, positions: Tensor, velocities: Tensor) -> Tensor:
         """Shapes: charges ``(systems, particles)``, all others ``(systems, particles, 3)``."""
         particles = charges.shape[1]
-        receivers, senders = (~torch.eye(particles, dtype=torch.bool, device=charges.device)).nonzero().T
+        # All ordered pairs, sorted by receiver. (What `nonzero` finds has no size that a compiler knows.)
+        particle = torch.arange(particles, device=charges.device)
+        receivers, others = particle.repeat_interleave(particles - 1), particle[1:].repeat(particles) - 1
+        senders = others + (others >= receivers)
 
         # Charges are scalars; positions, seen from their mean, and velocities are vectors.
         centred = positions - positions.mean(1, keepdim=True)

@@ -74,3 +74,9 @@ def test_the_basis_is_null_then_positive_then_negative():
     assert Algebra("R1,1,1").signature == (0, 1, -1)
     assert Algebra("R3,0,1").blades[:5] == ("e", "e0", "e1", "e2", "e3")
     assert Algebra("R1,3").blades[:5] == ("e", "e1", "e2", "e3", "e4")
+
+
+@pytest.mark.parametrize("spec", ["__class__", "__dict__", ""])
+def test_names_that_python_knows_are_no_algebras(spec):
+    with pytest.raises(ValueError, match="wanted 'Rp'"):
+        Algebra(spec)

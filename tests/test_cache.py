@@ -1,10 +1,15 @@
 """Generated code on disk: found again, verified, and never the reason that something fails."""
 
+import inspect
+import linecache
+import multiprocessing
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import threading
+import time
 import warnings
 
 import pytest
@@ -40,6 +45,24 @@ def test_a_truncated_or_foreign_file_is_generated_anew(fresh, monkeypatch, damag
     monkeypatch.setattr(cache, "_modules", {})
     assert cache.load("some_name", lambda: "value = 1\nother = 2\n").other == 2
     assert path.read_text() == whole
+
+
+def test_a_file_under_another_name_is_not_executed(fresh, monkeypatch):
+    cache.load("some_name", lambda: "value = 1\n")
+    (path,) = fresh.iterdir()
+    cache.load("other_name", lambda: "value = 2\n")
+    (other,) = set(fresh.iterdir()) - {path}
+    shutil.copy(other, path)
+    monkeypatch.setattr(cache, "_modules", {})
+    assert cache.load("some_name", lambda: "value = 1\n").value == 1
+
+
+def test_source_can_be_read_though_the_folder_is_gone(fresh):
+    """Triton reads the source of a kernel at its first launch."""
+    module = cache.load("some_name", lambda: "def double(x):\n    return 2 * x\n")
+    shutil.rmtree(fresh)
+    linecache.checkcache()
+    assert inspect.getsource(module.double) == "def double(x):\n    return 2 * x\n"
 
 
 def test_bytes_that_are_no_text(fresh, monkeypatch):
@@ -113,6 +136,42 @@ print(results[0])
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(set(outputs)) == 1
     assert all(not path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+def sum_of_a_product():
+    x = torch.ones(2, 8, 3)
+    return F.geometric_product(x, x, "R2,1").sum().item()
+
+
+def work_of_a_forked_process(queue):
+    queue.put(sum_of_a_product())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # it is what is tested
+def test_a_process_forked_while_another_thread_generates(fresh):
+    """The child meets the lock as the parent's thread left it, and neither waits for ever nor stops collecting."""
+    context = multiprocessing.get_context("fork")
+    generating = threading.Event()
+
+    def generate():
+        generating.set()
+        time.sleep(0.5)
+        return "value = 1\n"
+
+    thread = threading.Thread(target=cache.load, args=("slow", generate))
+    thread.start()
+    generating.wait()
+    queue = context.SimpleQueue()
+    process = context.Process(target=work_of_a_forked_process, args=(queue,), daemon=True)
+    process.start()
+    process.join(60)
+    thread.join()
+    if process.is_alive():
+        process.kill()
+        pytest.fail("the child waits for a lock")
+    assert process.exitcode == 0
+    assert queue.get() == sum_of_a_product()
 
 
 def test_import_generates_and_compiles_nothing(tmp_path):

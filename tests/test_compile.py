@@ -12,8 +12,8 @@ import torch
 from test_operators import DTYPES, OPERATORS, SIGNATURES, executor, public, random_inputs, truth
 from torch import nn
 
-from cliffnn import Algebra, ops
 from cliffnn import functional as F
+from cliffnn import ops
 from cliffnn.layers import MVLinear, SGPNormBlock
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
@@ -22,8 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # i
 @pytest.fixture(autouse=True)
 def forget_compiled_code():
     torch.compiler.reset()
-    for algebra in SIGNATURES:
-        Algebra(algebra)
     yield
     torch.compiler.reset()
 
@@ -117,6 +115,52 @@ def test_training_with_inductor(inductor_folder):
         for g, wanted in zip(got, gradients(exact, x), strict=True):
             torch.testing.assert_close(g, wanted, rtol=1e-9, atol=1e-12)
     assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("spec", ["R0,1,1", (1, 0, 1), "R0, 2"], ids=str)
+def test_an_algebra_first_met_in_compiled_code(spec, monkeypatch):
+    from types import SimpleNamespace
+
+    from cliffnn import algebra
+
+    monkeypatch.setattr(algebra, "_known", SimpleNamespace())
+    x = torch.randn(3, 4, 2)
+
+    def function(x):
+        # of two algebras, the second is met when the first is known
+        return F.rms_norm(x, spec) + F.gelu(x, "R1,1")
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(compiled, function(x))
+
+
+@pytest.mark.parametrize(("dynamic", "last"), [(True, 0), (None, 1)])
+@pytest.mark.parametrize("algebra", ["R1", "R0,0,1"])
+def test_new_batch_sizes_compile_nothing(dynamic, last, algebra):
+    """From the first batch on, or from the second; without the norm and with it, with null grades too."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
+    model = nn.Sequential(SGPNormBlock(3, algebra), SGPNormBlock(3, algebra, normalize=False))
+    compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=dynamic)
+    counts = []
+    for rows in (4, 5, 6, 9):
+        compiled(torch.randn(rows, 2, 2, 3)).sum().backward()
+        counts.append(counter.frame_count)
+    assert counts[last:] == [counts[last]] * (4 - last)
+
+
+def test_sizes_that_only_the_data_know():
+    """What `nonzero` finds, as the edges of a graph are."""
+    block = SGPNormBlock(3, "R1")
+
+    def function(x, chosen):
+        return block(x[chosen.nonzero().squeeze(1)])
+
+    x, chosen = torch.randn(9, 2, 3), torch.arange(9) % 2 == 0
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, chosen), function(x, chosen))
 
 
 def test_new_generator_is_never_served_old_code(inductor_folder, monkeypatch):

@@ -41,3 +41,18 @@ def test_wheel_is_pure_python_and_imports_elsewhere(tmp_path):
     run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {script}"]
     out = subprocess.run(run, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
     assert out.startswith(str(tmp_path))
+
+
+def test_what_the_docs_say_of_pytorch_is_tested():
+    """Each row of the table names files with tests; each file that is about torch is named."""
+    page = (ROOT / "docs" / "pytorch.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "tests |" not in line]
+    assert rows
+    named = set()
+    for row in rows:
+        files = re.findall(r"\]\(\.\./tests/(test_\w+\.py)\)", row)
+        assert files, row
+        named.update(files)
+    assert all("def test_" in (ROOT / "tests" / name).read_text() for name in named)
+    about_torch = "compile export pytorch training functorch forces distributed flops"
+    assert {f"test_{word}.py" for word in about_torch.split()} <= named

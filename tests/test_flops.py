@@ -1,0 +1,83 @@
+"""Figures of torch's counter: what the generated programs do, what torch counts for the same matrix products."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cliffnn import Algebra
+from cliffnn import functional as F
+from cliffnn.layers import MVLinear, SGPNormBlock
+
+
+def counted(function, *inputs):
+    with FlopCounterMode(display=False) as counter:
+        function(*inputs)
+    return counter.get_total_flops()
+
+
+def test_the_geometric_product_by_hand():
+    """Four blades, each the sum of four products: 16 multiplications and 12 additions."""
+    x = torch.randn(5, 7, 4, 3)
+    assert counted(lambda x: F.geometric_product(x, x, "R2"), x) == 5 * 7 * 3 * (16 + 12)
+
+
+def test_the_weighted_product_by_hand():
+    """The same, and a multiplication and an addition for each path and blade: a path's products are summed first."""
+    algebra = Algebra("R2")
+    weight = torch.randn(len(algebra.paths), 3)
+    terms = sum(algebra.grade_sizes[k] for _, _, k in algebra.paths)
+    products = 16 + (16 - terms) + terms + (terms - 4)
+    assert counted(lambda x: F.weighted_geometric_product(x, x, weight, algebra), torch.randn(5, 4, 3)) == 15 * products
+
+
+def test_a_backward_counts():
+    x, y = torch.randn(2, 5, 4, 3, requires_grad=True)
+    forward = counted(lambda: F.geometric_product(x, y, "R2"))
+    # for each factor a product with the gradient
+    assert counted(lambda: F.geometric_product(x, y, "R2").sum().backward()) == 3 * forward
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R3,0,1"])
+def test_the_operators_of_the_linear_map_count_as_torch_does(algebra):
+    """On a GPU they are operators of ours; here shapes alone run through them."""
+    rows, ins, outs = 5, 3, 7
+    x = torch.randn(rows, len(Algebra(algebra)), ins)
+    layer = MVLinear(ins, outs, algebra)
+    wanted = counted(lambda x: layer(x).sum().backward(), x.requires_grad_())
+    x, weight, grad = (
+        x.to("meta"),
+        layer.weight.to("meta"),
+        torch.empty(rows, len(Algebra(algebra)), outs, device="meta"),
+    )
+
+    def by_operators():
+        torch.ops.cliffnn.linear(x, weight, None, algebra)
+        torch.ops.cliffnn.linear(grad, weight.mT, None, algebra)
+        torch.ops.cliffnn.linear_weight(grad, x, algebra)
+
+    assert counted(by_operators) == wanted == 3 * 2 * rows * len(Algebra(algebra)) * ins * outs
+
+
+def test_the_figures_of_a_module():
+    block = SGPNormBlock(8, "R3")
+    with FlopCounterMode(display=False) as counter:
+        block(torch.randn(5, 8, 8))
+    (product,) = (count for name, count in counter.get_flop_counts()["SGPNormBlock"].items() if "cliffnn" in str(name))
+    assert 5 * 8 * 2 * 64 < product < 5 * 8 * 6 * 64
+
+
+@pytest.mark.parametrize("first", ["cliffnn.functional", "torch.utils.flop_counter"])
+def test_either_may_be_imported_first(first):
+    script = f"""
+import sys, torch, {first}
+from cliffnn import functional as F
+assert ("torch.utils.flop_counter" in sys.modules) == ({first!r} == "torch.utils.flop_counter")
+from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counter:
+    F.gelu(torch.randn(3, 4, 2), "R2")
+assert counter.get_total_flops() == 3 * 2 * 4, counter.get_total_flops()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

@@ -1,0 +1,121 @@
+"""torch.func: per-sample gradients, Jacobians, ensembles."""
+
+import pytest
+import torch
+from test_gradients import functions, random_inputs
+from torch import nn
+from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
+
+from cliffnn import functional as F
+from cliffnn.layers import MVLinear, SGPNormBlock
+
+
+def linear(x, weight, bias):
+    return F.linear(x, weight, bias, "R2")
+
+
+@functions
+def test_vmap_over_rows(letters, function):
+    inputs = [x.detach() for x in random_inputs(letters, "R2", rows=5)]
+    dims = tuple(None if letter == "w" else 0 for letter in letters)
+    got = vmap(lambda *inputs: function(*inputs, "R2"), in_dims=dims)(*inputs)
+    torch.testing.assert_close(got, function(*inputs, "R2"))
+
+
+@functions
+def test_vmap_over_everything(letters, function):
+    """Weights of their own for each sample, too; samples have rows."""
+    samples = [[x.detach() for x in random_inputs(letters, "R2")] for _ in range(3)]
+    got = vmap(lambda *inputs: function(*inputs, "R2"))(*map(torch.stack, zip(*samples, strict=True)))
+    torch.testing.assert_close(got, torch.stack([function(*inputs, "R2") for inputs in samples]))
+
+
+@functions
+def test_grad(letters, function):
+    inputs = random_inputs(letters, "R2")
+    wanted = torch.autograd.grad(function(*inputs, "R2").square().sum(), inputs)
+    got = grad(lambda *inputs: function(*inputs, "R2").square().sum(), argnums=tuple(range(len(inputs))))(*inputs)
+    torch.testing.assert_close(got, wanted)
+
+
+@functions
+def test_gradients_of_each_sample(letters, function):
+    inputs = random_inputs(letters, "R2", rows=4)
+    dims = tuple(None if letter == "w" else 0 for letter in letters)
+
+    def loss(*inputs):
+        return function(*inputs, "R2").square().sum()
+
+    every = tuple(range(len(inputs)))
+    got = vmap(grad(loss, argnums=every), in_dims=dims)(*inputs)
+    for row in range(4):
+        sample = [x if dim is None else x[row] for x, dim in zip(inputs, dims, strict=True)]
+        torch.testing.assert_close([g[row] for g in got], list(torch.autograd.grad(loss(*sample), sample)))
+
+
+@functions
+def test_jacobians(letters, function):
+    inputs = [x.detach() for x in random_inputs(letters, "R2")]
+    got = jacrev(lambda *inputs: function(*inputs, "R2"), argnums=tuple(range(len(inputs))))(*inputs)
+    wanted = torch.autograd.functional.jacobian(lambda *inputs: function(*inputs, "R2"), tuple(inputs))
+    torch.testing.assert_close(got, wanted)
+
+
+@functions
+def test_gradients_of_gradients(letters, function):
+    inputs = [x.detach() for x in random_inputs(letters, "R2")]
+
+    def penalty(*inputs):
+        return grad(lambda *inputs: function(*inputs, "R2").square().sum())(*inputs).square().sum()
+
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    (first,) = torch.autograd.grad(function(*leaves, "R2").square().sum(), leaves[:1], create_graph=True)
+    (wanted,) = torch.autograd.grad(first.square().sum(), leaves[:1])
+    torch.testing.assert_close(grad(penalty)(*inputs), wanted)
+
+
+def test_the_linear_map():
+    x, weight, bias = torch.randn(5, 4, 3), torch.randn(2, 3, 6, 3), torch.randn(2, 6)
+    wanted = torch.stack([linear(x, *own) for own in zip(weight, bias, strict=True)])
+    torch.testing.assert_close(vmap(linear, in_dims=(None, 0, 0))(x, weight, bias), wanted)
+    # a bias of its own for each, and one matrix
+    wanted = torch.stack([linear(x, weight[0], own) for own in bias])
+    torch.testing.assert_close(vmap(linear, in_dims=(None, None, 0))(x, weight[0], bias), wanted)
+    leaves = [t.clone().requires_grad_() for t in (x, weight[0], bias[0])]
+    wanted = torch.autograd.grad(linear(*leaves).square().sum(), leaves)
+    got = grad(lambda *inputs: linear(*inputs).square().sum(), argnums=(0, 1, 2))(x, weight[0], bias[0])
+    torch.testing.assert_close(got, wanted)
+
+
+def network():
+    return nn.Sequential(MVLinear(2, 3, "R2"), SGPNormBlock(3, "R2"), MVLinear(3, 1, "R2")).double()
+
+
+def test_functional_call():
+    model, other = network(), network()
+    x = torch.randn(4, 4, 2, dtype=torch.float64)
+    parameters = dict(other.named_parameters())
+    torch.testing.assert_close(functional_call(model, parameters, (x,)), other(x))
+    got = grad(lambda parameters: functional_call(model, parameters, (x,)).square().sum())(parameters)
+    wanted = torch.autograd.grad(other(x).square().sum(), list(other.parameters()))
+    torch.testing.assert_close(list(got.values()), list(wanted))
+
+
+def test_an_ensemble():
+    models = [network() for _ in range(3)]
+    parameters, buffers = stack_module_state(models)
+    x = torch.randn(4, 4, 2, dtype=torch.float64)
+    got = vmap(lambda parameters: functional_call(models[0], (parameters, buffers), (x,)))(parameters)
+    torch.testing.assert_close(got, torch.stack([model(x) for model in models]))
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R3,0,1"])
+def test_parametrisations(algebra):
+    """Weights may be functions of others."""
+    from torch.nn.utils import parametrizations
+
+    layer = parametrizations.weight_norm(SGPNormBlock(3, algebra), "weight", dim=1)
+    x = torch.randn(4, 2 ** (2 if algebra == "R2" else 4), 3)
+    layer(x).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+    assert len(list(layer.parameters())) == 4
