@@ -22,6 +22,7 @@ from cliffnn.checks import (
     checked_grades,
     checked_layout,
 )
+from cliffnn.fully_connected import fully_connected as _fully_connected
 from cliffnn.linear import linear as _linear
 from cliffnn.ops import geometric_op
 
@@ -30,7 +31,9 @@ __all__ = [
     "extract",
     "from_blades_first",
     "from_channels_first",
+    "fully_connected_geometric_product",
     "gelu",
+    "gelu_fcgp_norm",
     "gelu_sgp_norm",
     "geometric_product",
     "grade",
@@ -147,6 +150,50 @@ def weighted_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Al
     """
     algebra = Algebra(algebra)
     return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight})
+
+
+def fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: AlgebraLike) -> Tensor:
+    r"""The geometric product, channel by channel, with a matrix over the channels for each path.
+
+    .. math:: o_c = \sum_{c'} \sum_{(i, j, k)} W_{ijk,c c'}
+        \left\langle \langle x_{c'} \rangle_i \langle y_{c'} \rangle_j \right\rangle_k
+
+    Under float32, products are as exact as `torch.set_float32_matmul_precision` asks for.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(..., blades, in_channels)``; leading dimensions broadcast.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, out_channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has another shape, dtype or device than these.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, section 3.
+
+    Examples
+    --------
+    >>> import torch, cliffnn
+    >>> import cliffnn.functional as F
+    >>> algebra = cliffnn.Algebra("R2")
+    >>> x, y = torch.randn(2, 5, 4, 8)
+    >>> weight = torch.eye(8).expand(len(algebra.paths), 8, 8)
+    >>> product = F.fully_connected_geometric_product(x, y, weight, algebra)
+    >>> torch.allclose(product, F.geometric_product(x, y, algebra), atol=1e-5)
+    True
+    """
+    return _fully_connected_product(x, y, weight, Algebra(algebra), gate=False)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike) -> Tensor:
@@ -290,6 +337,57 @@ def gelu_sgp_norm(
     """
     algebra = Algebra(algebra)
     return _apply("gelu_weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight}, normalize, eps)
+
+
+def gelu_fcgp_norm(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    algebra: AlgebraLike,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Tensor:
+    r"""GELU of both factors, fully connected geometric product, RMS norm; the gates are fused into the product.
+
+    .. math:: o = \operatorname{rms\_norm}(\operatorname{fcgp}(\operatorname{gelu}(x), \operatorname{gelu}(y), W))
+
+    It equals `rms_norm` of `fully_connected_geometric_product` of the two `gelu`.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(..., blades, in_channels)``; leading dimensions broadcast.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`.
+    algebra : str, int, tuple or Algebra
+    normalize : bool
+        Whether the norm is taken.
+    eps : float
+        Added inside the root of the norm.
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, out_channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has another shape, dtype or device than these, or ``eps`` is negative.
+
+    Examples
+    --------
+    >>> import torch, cliffnn
+    >>> import cliffnn.functional as F
+    >>> algebra = cliffnn.Algebra("R1,3")
+    >>> x, y = torch.randn(2, 10, 16, 32)
+    >>> weight = torch.randn(len(algebra.paths), 8, 32)
+    >>> F.gelu_fcgp_norm(x, y, weight, algebra).shape
+    torch.Size([10, 16, 8])
+    """
+    algebra = Algebra(algebra)
+    out = _fully_connected_product(x, y, weight, algebra, gate=True)
+    return rms_norm(out, algebra, eps) if normalize else out
 
 
 def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
@@ -474,6 +572,27 @@ def _apply(
     coefficients = [param.contiguous() for param in params.values()]
     out = geometric_op(expression, algebra, flat, coefficients, normalize, eps)
     return out if out.shape == shape else out.reshape(shape)
+
+
+def _fully_connected_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool) -> Tensor:
+    """Check the arguments, flatten the leading dimensions, run the operator."""
+    for name, row in {"x": x, "y": y}.items():
+        check_multivector(name, row, algebra)
+    tensors = {"x": x, "y": y, "weight": weight}
+    if autocasting(x.device.type):
+        tensors = autocast(tensors)
+    check_alike(tensors)
+    x, y, weight = tensors.values()
+    if y.shape[-1] != x.shape[-1]:
+        raise ValueError(f"y: got {y.shape[-1]} channels, wanted {x.shape[-1]}, as x has")
+    shape = broadcast({"x": x, "y": y})
+    if weight.ndim != 3 or weight.shape[::2] != (len(algebra.paths), x.shape[-1]) or weight.shape[1] == 0:
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, wanted ({len(algebra.paths)} paths of {algebra.name}, "
+            f"out_channels, {x.shape[-1]} in_channels)"
+        )
+    out = _fully_connected(_flat(x, shape), _flat(y, shape), weight, algebra, gate)
+    return out if len(shape) == 3 else out.reshape(*shape[:-1], weight.shape[1])
 
 
 def _flat(row: Tensor, shape: torch.Size) -> Tensor:
