@@ -8,7 +8,7 @@ same kernels, and few instructions, serve every algebra.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -57,7 +57,8 @@ def factor_tiles(inputs: int, outputs: int, itemsize: int) -> Tiles:
 
 
 def weight_tiles(inputs: int, outputs: int, itemsize: int) -> Tiles:
-    return Tiles(128 // itemsize, _tile(outputs, 64), _tile(inputs, 64), 4, resident=4)
+    tiles = Tiles(128 // itemsize, _tile(outputs, 64), _tile(inputs, 64), 4, resident=4)
+    return replace(tiles, resident=8) if tiles.outputs * tiles.inputs <= 1024 else tiles
 
 
 def _tile(channels: int, most: int) -> int:
@@ -244,8 +245,9 @@ def fully_connected_weight_kernel(
         row = local // size
         of_grade = local % size
         valid = first + row < rows
-        grad_at = first * (BLADES * OUTPUTS) + ((row * BLADES + start + of_grade) * OUTPUTS)[None, :] + output[:, None]
-        grad = tl.load(grad_ptr + grad_at, valid[None, :] & (output < OUTPUTS)[:, None], 0.0)
+        grad = grad_ptr + first * (BLADES * OUTPUTS)
+        grad_at = ((row * BLADES + start + of_grade) * OUTPUTS)[None, :] + output[:, None]
+        grad = tl.load(grad + grad_at, valid[None, :] & (output < OUTPUTS)[:, None], 0.0)
         x = x_ptr + first * (BLADES * INPUTS)
         y = y_ptr + first * (BLADES * INPUTS)
         row *= BLADES * INPUTS
