@@ -38,9 +38,16 @@ def gelu(x):
 
 
 def product(x, y, weight, name, gate=False):
-    """The definition, as one sum over everything."""
+    """The definition, path by path."""
     x, y = (gelu(x), gelu(y)) if gate else (x, y)
-    return torch.einsum("pabk,nac,nbc,poc->nko", path_tables(name).to(x), x, y, weight)
+    algebra = Algebra(name)
+    signature = (algebra.p, algebra.q, algebra.r)
+    table, grades = reference.cayley(signature).to(x), reference.grade_slices(signature)
+    out = [0] * len(grades)
+    for matrix, (i, j, k) in zip(weight, reference.paths(signature), strict=True):
+        pairs = x[:, grades[i], None] * y[:, None, grades[j]]
+        out[k] = out[k] + torch.einsum("abk,nabc->nkc", table[grades[i], grades[j], grades[k]], pairs) @ matrix.T
+    return torch.cat(out, 1)
 
 
 @torch.enable_grad()
