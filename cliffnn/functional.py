@@ -23,6 +23,7 @@ from cliffnn.checks import (
     checked_layout,
 )
 from cliffnn.dropout import dropout
+from cliffnn.fully_connected import fully_connected as _fully_connected
 from cliffnn.gates import gate
 from cliffnn.invariants import invariants
 from cliffnn.linear import linear as _linear
@@ -38,8 +39,10 @@ __all__ = [
     "extract_points",
     "from_blades_first",
     "from_channels_first",
+    "fully_connected_geometric_product",
     "gate",
     "gelu",
+    "gelu_fcgp_norm",
     "gelu_sgp_norm",
     "geometric_product",
     "grade",
@@ -184,6 +187,50 @@ def weighted_geometric_product(
     algebra = Algebra(algebra)
     grades = {"x": x_grades, "y": y_grades, "out": out_grades}
     return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight}, grades=grades)
+
+
+def fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: AlgebraLike) -> Tensor:
+    r"""The geometric product, channel by channel, with a matrix over the channels for each path.
+
+    .. math:: o_c = \sum_{c'} \sum_{(i, j, k)} W_{ijk,c c'}
+        \left\langle \langle x_{c'} \rangle_i \langle y_{c'} \rangle_j \right\rangle_k
+
+    Under float32, products are as exact as `torch.set_float32_matmul_precision` asks for.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(..., blades, in_channels)``; leading dimensions broadcast.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`.
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, out_channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has another shape, dtype or device than these.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, section 3.
+
+    Examples
+    --------
+    >>> import torch, cliffnn
+    >>> import cliffnn.functional as F
+    >>> algebra = cliffnn.Algebra("R2")
+    >>> x, y = torch.randn(2, 5, 4, 8)
+    >>> weight = torch.eye(8).expand(len(algebra.paths), 8, 8)
+    >>> product = F.fully_connected_geometric_product(x, y, weight, algebra)
+    >>> torch.allclose(product, F.geometric_product(x, y, algebra), atol=1e-5)
+    True
+    """
+    return _fully_connected_product(x, y, weight, Algebra(algebra), gate=False)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike) -> Tensor:
@@ -340,6 +387,57 @@ def gelu_sgp_norm(
             raise ValueError(f"{name}_grades: got {held!r}, wanted the scalar, grade 0, among them: it is the gate")
     factors = {"x": x, "y": y}
     return _apply("gelu_weighted_geometric_product", algebra, factors, {"weight": weight}, normalize, eps, grades)
+
+
+def gelu_fcgp_norm(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    algebra: AlgebraLike,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Tensor:
+    r"""GELU of both factors, fully connected geometric product, RMS norm; the gates are fused into the product.
+
+    .. math:: o = \operatorname{rms\_norm}(\operatorname{fcgp}(\operatorname{gelu}(x), \operatorname{gelu}(y), W))
+
+    It equals `rms_norm` of `fully_connected_geometric_product` of the two `gelu`.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(..., blades, in_channels)``; leading dimensions broadcast.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`.
+    algebra : str, int, tuple or Algebra
+    normalize : bool
+        Whether the norm is taken.
+    eps : float
+        Added inside the root of the norm.
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, out_channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a tensor has another shape, dtype or device than these, or ``eps`` is negative.
+
+    Examples
+    --------
+    >>> import torch, cliffnn
+    >>> import cliffnn.functional as F
+    >>> algebra = cliffnn.Algebra("R1,3")
+    >>> x, y = torch.randn(2, 10, 16, 32)
+    >>> weight = torch.randn(len(algebra.paths), 8, 32)
+    >>> F.gelu_fcgp_norm(x, y, weight, algebra).shape
+    torch.Size([10, 16, 8])
+    """
+    algebra = Algebra(algebra)
+    out = _fully_connected_product(x, y, weight, algebra, gate=True)
+    return rms_norm(out, algebra, eps) if normalize else out
 
 
 def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
@@ -631,6 +729,27 @@ def _apply(
     coefficients = [param.contiguous() for param in params.values()]
     out = geometric_op(text(expression, held, normalize=normalize), algebra, [*flat, *coefficients], eps)
     return out if len(lead) == 1 else out.reshape(*lead, -1, channels)
+
+
+def _fully_connected_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool) -> Tensor:
+    """Check the arguments, flatten the leading dimensions, run the operator."""
+    for name, row in {"x": x, "y": y}.items():
+        check_multivector(name, row, algebra)
+    tensors = {"x": x, "y": y, "weight": weight}
+    if autocasting(x.device.type):
+        tensors = autocast(tensors)
+    check_alike(tensors)
+    x, y, weight = tensors.values()
+    if y.shape[-1] != x.shape[-1]:
+        raise ValueError(f"y: got {y.shape[-1]} channels, wanted {x.shape[-1]}, as x has")
+    lead, channels = broadcast({"x": x, "y": y})
+    if weight.ndim != 3 or weight.shape[::2] != (len(algebra.paths), x.shape[-1]) or weight.shape[1] == 0:
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, wanted ({len(algebra.paths)} paths of {algebra.name}, "
+            f"out_channels, {x.shape[-1]} in_channels)"
+        )
+    out = _fully_connected(_flat(x, lead, channels), _flat(y, lead, channels), weight, algebra, gate)
+    return out if len(lead) == 1 else out.reshape(*lead, len(algebra), weight.shape[1])
 
 
 def _flat(row: Tensor, lead: torch.Size, channels: int) -> Tensor:

@@ -68,6 +68,12 @@ LAYERS = {
         lambda algebra: layers.MVRMSNorm(algebra=algebra),
         lambda algebra: layers.MVRMSNorm(CHANNELS, algebra=algebra, elementwise_affine=True),
     ),
+    "FCGP": (2, lambda algebra: layers.FCGP(CHANNELS, 5, algebra), lambda algebra: layers.FCGP(algebra=algebra)),
+    "FCGPNormBlock": (
+        1,
+        lambda algebra: layers.FCGPNormBlock(None, 5, algebra),
+        lambda algebra: layers.FCGPNormBlock(CHANNELS, 2, algebra, normalize=False, bias=False),
+    ),
     "SGP": (2, lambda algebra: layers.SGP(CHANNELS, algebra=algebra)),
     "SGPNormBlock": (
         1,
@@ -82,7 +88,12 @@ def weight(algebra):
     return torch.randn(len(Algebra(algebra).paths), CHANNELS, dtype=torch.float64)
 
 
-def with_weight(function, *args):
+def channel_matrices(algebra):
+    """A matrix for each path."""
+    return torch.randn(len(Algebra(algebra).paths), 5, CHANNELS, dtype=torch.float64)
+
+
+def with_weight(function, *args, weight=weight):
     """A product with its weight fixed."""
 
     def build(algebra):
@@ -116,6 +127,11 @@ FUNCTIONS = {
     "geometric_product": (2, lambda algebra: lambda x, y: F.geometric_product(x, y, algebra)),
     "weighted_geometric_product": (2, with_weight(F.weighted_geometric_product)),
     "gelu_sgp_norm": (2, with_weight(F.gelu_sgp_norm), with_weight(F.gelu_sgp_norm, False)),
+    "fully_connected_geometric_product": (
+        2,
+        with_weight(F.fully_connected_geometric_product, weight=channel_matrices),
+    ),
+    "gelu_fcgp_norm": (2, with_weight(F.gelu_fcgp_norm, weight=channel_matrices)),
     "linear": (1, lambda algebra: lambda x: F.linear(x, *matrices(algebra), algebra)),
     "grade": (1, lambda algebra: lambda x: F.grade(x, (0, 2), algebra)),
     "extract": (1, lambda algebra: lambda x: F.embed(F.extract(x, 1, algebra), 1, algebra)),

@@ -167,8 +167,9 @@ WRONG_CHANNELS = [0, -1, 2.5, "8", True, (8,)]
 def test_wrong_channels(channels):
     for make in (layers.SGP, layers.MVRMSNorm, layers.SGPNormBlock):
         assert_refused([named("channels"), repr(channels)], make, channels, algebra="R3")
-    assert_refused([named("in_channels"), repr(channels)], layers.MVLinear, channels, 4, "R3")
-    assert_refused([named("out_channels"), repr(channels)], layers.MVLinear, 4, channels, "R3")
+    for make in (layers.MVLinear, layers.FCGP, layers.FCGPNormBlock):
+        assert_refused([named("in_channels"), repr(channels)], make, channels, 4, "R3")
+        assert_refused([named("out_channels"), repr(channels)], make, 4, channels, "R3")
 
 
 CHOICES = {
@@ -228,7 +229,8 @@ def test_layers_need_an_algebra():
         assert_refused([named("algebra"), "None", "R3"], make, error=TypeError)
     for make in (layers.SGP, layers.MVRMSNorm, layers.SGPNormBlock):
         assert_refused([named("algebra"), "None", "R3"], make, 4, error=TypeError)
-    assert_refused([named("algebra"), "None", "R3"], layers.MVLinear, 4, 4, error=TypeError)
+    for make in (layers.MVLinear, layers.FCGP, layers.FCGPNormBlock):
+        assert_refused([named("algebra"), "None", "R3"], make, 4, 4, error=TypeError)
     assert_refused([named("algebra"), "None", "R3"], layers.MVGELU, error=TypeError)
 
 
@@ -241,6 +243,8 @@ LAYERS = {
     "Invariants": lambda channels: layers.Invariants(channels, "R3"),
     "MVRMSNorm": lambda channels: layers.MVRMSNorm(channels, algebra="R3"),
     "MVRMSNorm with a gain": lambda channels: layers.MVRMSNorm(channels, "R3", elementwise_affine=True),
+    "FCGP": lambda channels: layers.FCGP(channels, 4, algebra="R3"),
+    "FCGPNormBlock": lambda channels: layers.FCGPNormBlock(channels, 4, algebra="R3"),
     "SGP": lambda channels: layers.SGP(channels, algebra="R3"),
     "SGPNormBlock": lambda channels: layers.SGPNormBlock(channels, algebra="R3"),
 }
@@ -261,7 +265,7 @@ BROKEN_FOR_PARAMETERS = {
 
 def caller(layer):
     """The layer as a function of one input."""
-    return (lambda x: layer(x, x)) if isinstance(layer, layers.SGP) else layer
+    return (lambda x: layer(x, x)) if isinstance(layer, (layers.SGP, layers.FCGP)) else layer
 
 
 @pytest.mark.parametrize("name", layers.__all__)

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from cliffnn import Algebra
-from cliffnn.layers import MVGELU, SGP, MVLinear, MVRMSNorm, SGPNormBlock
+from cliffnn.layers import MVGELU, SGP, FCGPNormBlock, MVLinear, MVRMSNorm, SGPNormBlock
 
 ALGEBRAS = ["R2", "R3", "R1,3", "R3,0,1", "R2,0,1", "R0,2", "R1,1"]
 LAZY = {
     "MVLinear": lambda **k: MVLinear(None, 6, "R3", **k),
     "MVRMSNorm": lambda **k: MVRMSNorm(algebra="R3", elementwise_affine=True, **k),
     "SGPNormBlock": lambda **k: SGPNormBlock(algebra="R3", **k),
+    "FCGPNormBlock": lambda **k: FCGPNormBlock(None, 6, "R3", **k),
 }
 lazy = pytest.mark.parametrize("make", LAZY.values(), ids=LAZY)
 
@@ -200,9 +201,9 @@ def test_a_result_without_norm_may_be_changed_in_place():
 
 @pytest.mark.parametrize("eps", [-1, "1", None, True])
 def test_wrong_eps(eps):
-    for layer in (SGPNormBlock, MVRMSNorm):
+    for layer in (SGPNormBlock, MVRMSNorm, FCGPNormBlock):
         with pytest.raises(ValueError, match="eps: got"):
-            layer(4, "R2", eps=eps)
+            layer(4, algebra="R2", eps=eps)
 
 
 def test_compiled_before_anything_else():

@@ -3,6 +3,7 @@
 from cliffnn.layers.block import SGPNormBlock
 from cliffnn.layers.dropout import MVDropout
 from cliffnn.layers.embedding import MVEmbed
+from cliffnn.layers.fully_connected import FCGP, FCGPNormBlock
 from cliffnn.layers.gate import MVGELU, MVGate
 from cliffnn.layers.invariants import Invariants
 from cliffnn.layers.linear import MVLinear
@@ -11,8 +12,10 @@ from cliffnn.layers.pooling import MVPool
 from cliffnn.layers.product import SGP
 
 __all__ = [
+    "FCGP",
     "MVGELU",
     "SGP",
+    "FCGPNormBlock",
     "Invariants",
     "MVDropout",
     "MVEmbed",

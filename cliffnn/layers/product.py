@@ -85,11 +85,14 @@ class SGP(MVLayer):
         return f"{self.channels}, algebra={self.algebra.name!r}"
 
 
-def initialize_product_weight(weight: Tensor, algebra: Algebra) -> None:
-    """Normal weights, their variance one over the number of products that a blade of the path's result sums."""
+def initialize_product_weight(weight: Tensor, algebra: Algebra, channels: int = 1) -> None:
+    """Normal weights, their variance one over the number of products that a blade of the path's result sums.
+
+    They are summed over so many channels.
+    """
     products = [0] * len(algebra.grades)
     for _, _, blade, _ in algebra.products:
         products[algebra.grade_of_blades[blade]] += 1
     with torch.no_grad():
         for path, (_, _, k) in enumerate(algebra.paths):
-            nn.init.normal_(weight[path], std=math.sqrt(algebra.grade_sizes[k] / products[k]))
+            nn.init.normal_(weight[path], std=math.sqrt(algebra.grade_sizes[k] / (products[k] * channels)))

@@ -1,0 +1,205 @@
+"""The fully connected product and its block against what they must at least take, over tilings, and beside a peer.
+
+    python -m benchmarks.fully_connected [--output FILE] [--case R3/4096/128 ...] [--precision high]
+        [--forward 64/128/32/8 ...] [--factor ...] [--weight ...] [--flash-clifford PATH]
+
+On a GPU, float32. A tiling is ROWS/OUTPUTS/INPUTS/WARPS, for the weight's gradient ROWS/OUTPUTS/INPUTS/WARPS/RESIDENT;
+without any, those that the library chooses. Kernel time is the replay of a CUDA graph over buffers that rotate past the
+cache. Floors: bytes that must be moved, at the copy bandwidth measured in the same run; and the matrix products of the
+definition at 400 TFLOP/s. Refuses to report on a case whose result or gradient is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain
+from benchmarks.environment import RESULTS, write
+from benchmarks.peers import _import
+from benchmarks.timing import copy_bandwidth, loop_milliseconds, peak_bytes, replay_milliseconds
+from cliffnn import Algebra
+from cliffnn import fully_connected as operators
+from cliffnn.kernels import fully_connected as kernels
+from cliffnn.kernels.fully_connected import Tiles
+from cliffnn.layers import FCGPNormBlock
+
+CASES = ("R2/4096/128", "R3/4096/128", "R3/65536/32", "R3/4096/512", "R1,3/4096/64")
+FLOPS = 400e12
+GATE = True
+# What TF32 may lose, and what float32 may.
+TOLERANCE = {"high": 3e-3, "highest": 1e-5}
+
+
+def check(algebra: Algebra, results: Sequence[Tensor], tensors: Sequence[Tensor], precision: str) -> float:
+    """The largest relative error of the result and its gradients, against torch's own functions in float64."""
+    x, y, weight, grad = (t.double() for t in tensors)
+    wanted = [
+        operators._forward(x, y, weight, algebra.name, GATE),
+        operators._factor(grad, y, weight, algebra.name, True, GATE),
+        operators._factor(grad, x, weight, algebra.name, False, GATE),
+        operators._weight(grad, x, y, algebra.name, GATE),
+    ]
+    error = max(float((a.double() - b).norm() / b.norm()) for a, b in zip(results, wanted, strict=True))
+    if not error < TOLERANCE[precision]:
+        raise SystemExit(f"relative error {error:.1e}; nothing is reported on a wrong result")
+    return error
+
+
+def runs(algebra: Algebra, kind: str, tiles: Tiles | None) -> list[Callable[..., Tensor]]:
+    """What is measured, of x, y, weight and the result's gradient: one kernel, or two for the gradients of factors."""
+    if kind == "forward":
+        return [lambda x, y, weight, grad: kernels.fully_connected(x, y, weight, algebra, GATE, tiles)]
+    if kind == "factor":
+        return [
+            lambda x, y, weight, grad: kernels.fully_connected_factor(grad, y, weight, algebra, True, GATE, tiles),
+            lambda x, y, weight, grad: kernels.fully_connected_factor(grad, x, weight, algebra, False, GATE, tiles),
+        ]
+    return [lambda x, y, weight, grad: kernels.fully_connected_weight(grad, x, y, algebra, GATE, tiles)]
+
+
+def floors(algebra: Algebra, rows: int, channels: int, kind: str, bandwidth: float) -> dict[str, float]:
+    """Milliseconds that the bytes and the matrix products take; both factors' gradients share their products."""
+    tensors = {"forward": 3, "factor": 5, "weight": 3}[kind]
+    size = rows * len(algebra) * channels * 4
+    products = sum(algebra.grade_sizes[k] for *_, k in algebra.paths)
+    return {
+        "memory_ms": round(tensors * size / bandwidth * 1e3, 5),
+        "products_ms": round(2 * products * rows * channels**2 / FLOPS * 1e3, 5),
+    }
+
+
+def measure(case: str, tilings: dict[str, list[Tiles | None]], precision: str, bandwidth: float) -> dict[str, Any]:
+    name, rows, channels = case.split("/")
+    algebra = Algebra(name)
+    shape = (int(rows), len(algebra), int(channels))
+    weight = torch.randn(len(algebra.paths), shape[-1], shape[-1], device="cuda") / shape[-1] ** 0.5
+    buffers = []
+    for _ in range(3):
+        x, y, grad = (torch.randn(shape, device="cuda") for _ in range(3))
+        buffers.append((x, y, weight, grad))
+    some = [t[:1000] for t in buffers[0]]
+    some[2] = weight
+    result: dict[str, Any] = {"case": case}
+    for kind, choices in tilings.items():
+        result[kind] = floors(algebra, shape[0], shape[-1], kind, bandwidth)
+        result[kind]["tilings"] = []
+        for tiles in choices:
+            others = dict.fromkeys(tilings) | {kind: tiles}
+            results = [run(*some) for other in tilings for run in runs(algebra, other, others[other])]
+            error = check(algebra, results, some, precision)
+            functions = runs(algebra, kind, tiles)
+            milliseconds = replay_milliseconds(
+                lambda *buffer, functions=functions: [run(*buffer) for run in functions], buffers
+            )
+            row = {"tiles": str(tiles or "chosen"), "kernel_ms": round(milliseconds, 5), "relative_error": error}
+            result[kind]["tilings"].append(row)
+            least = max(result[kind]["memory_ms"], result[kind]["products_ms"])
+            print(f"{case:16} {kind:8} {milliseconds:8.4f} ms, floor {least:.4f}  {tiles or 'chosen'}", flush=True)
+    return result
+
+
+def block(case: str, flash_clifford: Path | None) -> dict[str, Any]:
+    """The block, and the peer's layer, forward and forward + backward."""
+    name, rows, channels = case.split("/")
+    algebra = Algebra(name)
+    ours = FCGPNormBlock(int(channels), int(channels), algebra, device="cuda")
+    x = torch.randn(int(rows), len(algebra), int(channels), device="cuda")
+    contenders: dict[str, tuple[torch.nn.Module, bool]] = {"cliffnn": (ours, False)}
+    if flash_clifford and name in ("R2", "R3"):
+        contenders["flash-clifford"] = (_peer(flash_clifford, algebra, ours), True)
+    result: dict[str, Any] = {}
+    exact = _exact_block(ours, x[:200])
+    for who, (module, blades_first) in contenders.items():
+        own = x.transpose(0, 1).contiguous() if blades_first else x
+        got = module(own[:, :200].contiguous() if blades_first else own[:200])
+        got = got.transpose(0, 1) if blades_first else got
+        error = float((got.detach().double() - exact).norm() / exact.norm())
+        if not error < 1e-2:
+            raise SystemExit(
+                f"{case}: {who} has a relative error of {error:.1e}; nothing is reported on a wrong result"
+            )
+        parameters = list(module.parameters())
+
+        def forward(leaf, grad, module=module):
+            with torch.no_grad():
+                return module(leaf)
+
+        def both(leaf, grad, module=module, parameters=parameters):
+            return torch.autograd.grad(module(leaf), [leaf, *parameters], grad)
+
+        buffers = [(torch.randn_like(own).requires_grad_(), torch.randn_like(own)) for _ in range(3)]
+        result[who] = {
+            "relative_error": error,
+            "forward_loop_ms": round(loop_milliseconds(forward, buffers), 5),
+            "forward_backward_loop_ms": round(loop_milliseconds(both, buffers), 5),
+            "forward_backward_peak_MiB": round(peak_bytes(both, buffers[0]) / 2**20, 1),
+        }
+        if module is ours:
+            # the peer's copies a table from the host in every call, which no graph can hold
+            result[who]["forward_ms"] = round(replay_milliseconds(forward, buffers), 5)
+            result[who]["forward_backward_ms"] = round(replay_milliseconds(both, buffers), 5)
+        print(f"{case:16} {who:14} {result[who]}", flush=True)
+    return result
+
+
+def _exact_block(module: FCGPNormBlock, x: Tensor) -> Tensor:
+    """In float64, by torch's own functions."""
+    algebra, x = module.algebra, x.double()
+    y = plain.linear(algebra)(x, module.linear.weight.detach().double())
+    y[:, 0] += module.linear.bias.detach().double()
+    out = operators._forward(x, y, module.weight.detach().double(), algebra.name, True)
+    return plain.rms_norm(out, algebra, -2)
+
+
+def _peer(path: Path, algebra: Algebra, ours: FCGPNormBlock) -> torch.nn.Module:
+    """flash-clifford's layer with our weights: its paths go by grade of x, result, y; its matrices are (in, out)."""
+    _, layer = _import(path, "ops", "modules.layer")
+    module = layer.Layer(ours.weight.shape[-1], dims=algebra.dim, use_fc=True).cuda()
+    order = sorted(range(len(algebra.paths)), key=lambda path: [algebra.paths[path][n] for n in (0, 2, 1)])
+    with torch.no_grad():
+        module.linear_weight.copy_(ours.linear.weight.mT)
+        module.gp_weight.copy_(ours.weight[order].mT)
+    return module
+
+
+def _tiles(text: str) -> Tiles:
+    return Tiles(*map(int, text.split("/")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS / "fully_connected.json")
+    parser.add_argument("--case", nargs="+", default=CASES, help="ALGEBRA/ROWS/CHANNELS")
+    for kind in ("forward", "factor", "weight"):
+        parser.add_argument(f"--{kind}", nargs="+", type=_tiles, default=[None], metavar="TILING")
+    parser.add_argument("--precision", choices=TOLERANCE, default="high")
+    parser.add_argument("--flash-clifford", type=Path)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device: this benchmark measures kernels on one")
+    torch.set_float32_matmul_precision(arguments.precision)
+    bandwidth = copy_bandwidth()
+    print(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
+    tilings = {kind: getattr(arguments, kind) for kind in ("forward", "factor", "weight")}
+    results = []
+    for case in arguments.case:
+        result = measure(case, tilings, arguments.precision, bandwidth)
+        results.append(result | {"block": block(case, arguments.flash_clifford)})
+        torch.cuda.empty_cache()
+    write(
+        arguments.output,
+        "python -m benchmarks.fully_connected",
+        copy_bandwidth=bandwidth,
+        precision=arguments.precision,
+        results=results,
+    )
+
+
+if __name__ == "__main__":
+    main()

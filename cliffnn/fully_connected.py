@@ -1,0 +1,383 @@
+"""The fully connected geometric product as operators, each the derivative of the others.
+
+With a gradient g of its result, the product defines one form in four tensors, linear in each:
+
+    sum over (a, b, c, sign), path, channels of sign * g[c, out] * weight[path, out, in] * x[a, in] * y[b, in]
+
+``cliffnn::fully_connected`` is its derivative with respect to g, ``cliffnn::fully_connected_factor`` with respect to
+x or y, ``cliffnn::fully_connected_weight`` with respect to the weight. The derivatives of these are the same three, so
+those of every order are right and run on the same kernels.
+
+If asked, the operators `gelu` the factors while they read them, and ``cliffnn::fully_connected_factor`` gives the
+gradient with respect to what that made of one. Only a first derivative is computed so; those beyond gate first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from cliffnn.algebra import Algebra
+from cliffnn.ops import geometric_op, library, unobserved
+
+library.define("fully_connected(Tensor x, Tensor y, Tensor weight, str algebra, bool gate) -> Tensor")
+library.define(
+    "fully_connected_factor(Tensor grad, Tensor other, Tensor weight, str algebra, bool left, bool gate) -> Tensor"
+)
+library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str algebra, bool gate) -> Tensor")
+
+# Elements of the products that are formed at a time.
+_CHUNK = 2**22
+
+
+def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
+    """Multiply channel by channel, and mix the channels of each path.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        ``(rows, blades, in_channels)``.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``.
+    algebra : Algebra
+    gate : bool
+        Whether `gelu` of the factors are multiplied.
+
+    Returns
+    -------
+    Tensor
+        ``(rows, blades, out_channels)``.
+    """
+    if _transformed():
+        x, y = (_gelu(x), _gelu(y)) if gate else (x, y)
+        return _plain(x, y, weight, algebra)
+    if unobserved([x, y, weight]):
+        return _fully_connected_autograd(x, y, weight, algebra.name, gate)
+    return torch.ops.cliffnn.fully_connected.default(x, y, weight, algebra.name, gate)
+
+
+def fully_connected_factor(
+    grad: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool, gate: bool = False
+) -> Tensor:
+    """The gradient of `fully_connected` with respect to one factor, if gated, to `gelu` of it.
+
+    Parameters
+    ----------
+    grad : Tensor
+        ``(rows, blades, out_channels)``.
+    other : Tensor
+        The other factor, ``(rows, blades, in_channels)``.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``.
+    algebra : Algebra
+    left : bool
+        Whether the gradient is that of the left factor, x.
+    gate : bool
+        Whether `gelu` of the factors are multiplied.
+
+    Returns
+    -------
+    Tensor
+        ``(rows, blades, in_channels)``.
+    """
+    if gate and torch.is_grad_enabled():
+        other, gate = geometric_op("gelu", algebra, [other]), False
+    if unobserved([grad, other, weight]):
+        return _fully_connected_factor_autograd(grad, other, weight, algebra.name, left, gate)
+    return torch.ops.cliffnn.fully_connected_factor.default(grad, other, weight, algebra.name, left, gate)
+
+
+def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
+    """The gradient of `fully_connected` with respect to its weight.
+
+    Parameters
+    ----------
+    grad : Tensor
+        ``(rows, blades, out_channels)``.
+    x, y : Tensor
+        ``(rows, blades, in_channels)``.
+    algebra : Algebra
+    gate : bool
+        Whether `gelu` of the factors are multiplied.
+
+    Returns
+    -------
+    Tensor
+        ``(paths, out_channels, in_channels)``.
+    """
+    if gate and torch.is_grad_enabled():
+        x, y, gate = geometric_op("gelu", algebra, [x]), geometric_op("gelu", algebra, [y]), False
+    if unobserved([grad, x, y]):
+        return _fully_connected_weight_autograd(grad, x, y, algebra.name, gate)
+    return torch.ops.cliffnn.fully_connected_weight.default(grad, x, y, algebra.name, gate)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return x * (0.5 * (1 + torch.erf(x[:, :1] * math.sqrt(0.5))))
+
+
+def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
+    """The gradient with respect to x, from that with respect to `gelu` of x."""
+    higher = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # a view, not a copy: with create_graph the result stays connected to what was saved
+        x = x.view_as(x) if higher else x.detach().requires_grad_()
+        (result,) = torch.autograd.grad(geometric_op("gelu", algebra, [x]), x, grad, create_graph=higher)
+    return result
+
+
+def _transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, which knows what to do with torch's own functions alone."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@functools.cache
+def _terms(algebra: Algebra) -> list[tuple[slice, list[int], list[list[list[tuple[int, int, int]]]]]]:
+    """For each grade of a result its blades, its paths, and by blade and path the products ``(a, b, sign)``."""
+    grade = algebra.grade_of_blades
+    number = {path: index for index, path in enumerate(algebra.paths)}
+    products: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for a, b, c, sign in algebra.products:
+        products.setdefault((c, number[grade[a], grade[b], grade[c]]), []).append((a, b, sign))
+    result = []
+    for k, blades in enumerate(algebra.grade_slices):
+        paths = [index for index, path in enumerate(algebra.paths) if path[2] == k]
+        of_blades = [[products.get((c, path), []) for path in paths] for c in range(blades.start, blades.stop)]
+        result.append((blades, paths, of_blades))
+    return result
+
+
+def _signed_sum(terms: list[tuple[Tensor, Tensor, int]], like: Tensor) -> Tensor:
+    """Products of pairs, added and subtracted."""
+    total = torch.zeros_like(like)
+    for n, (a, b, sign) in enumerate(sorted(terms, key=lambda term: -term[2])):
+        total = a * b * sign if n == 0 else torch.addcmul(total, a, b, value=sign)
+    return total
+
+
+def _products(x: Tensor, y: Tensor, algebra: Algebra) -> Iterator[tuple[slice, list[int], Tensor]]:
+    """For each grade its blades, its paths, and their products ``(rows, blades, paths * channels)``."""
+    xs, ys = x.unbind(1), y.unbind(1)
+    for blades, paths, of_blades in _terms(algebra):
+        flat = [
+            _signed_sum([(xs[a], ys[b], sign) for a, b, sign in terms], xs[0])
+            for of_paths in of_blades
+            for terms in of_paths
+        ]
+        yield blades, paths, torch.stack(flat, 1).view(len(x), len(of_blades), len(paths) * x.shape[-1])
+
+
+def _plain(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
+    """`fully_connected` in torch's own functions: one matrix product for each grade of the result."""
+    parts = [
+        products @ weight[paths].transpose(1, 2).reshape(-1, weight.shape[1])
+        for _, paths, products in _products(x, y, algebra)
+    ]
+    return torch.cat(parts, 1)
+
+
+def _plain_factor(grad: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool) -> Tensor:
+    rows, channels = len(other), weight.shape[2]
+    others = other.unbind(1)
+    terms: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in others]
+    for blades, paths, of_blades in _terms(algebra):
+        matrix = weight[paths].transpose(0, 1).reshape(weight.shape[1], -1)
+        mixed = (grad[:, blades] @ matrix).view(rows, len(of_blades) * len(paths), channels).unbind(1)
+        flat = iter(mixed)
+        for of_paths in of_blades:
+            for products in of_paths:
+                gradient = next(flat)
+                for a, b, sign in products:
+                    result, factor = (a, b) if left else (b, a)
+                    terms[result].append((gradient, others[factor], sign))
+    return torch.stack([_signed_sum(of_blade, others[0]) for of_blade in terms], 1)
+
+
+def _plain_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra) -> Tensor:
+    result: list[Tensor] = [grad] * len(algebra.paths)
+    for blades, paths, products in _products(x, y, algebra):
+        matrix = grad[:, blades].flatten(0, 1).mT @ products.flatten(0, 1)
+        of_paths = matrix.view(grad.shape[-1], len(paths), x.shape[-1]).unbind(1)
+        for path, gradient in zip(paths, of_paths, strict=True):
+            result[path] = gradient
+    return torch.stack(result)
+
+
+def _in_chunks(run: Callable[..., Tensor], algebra: Algebra, *tensors: Tensor) -> Iterator[Tensor]:
+    """Results on some rows at a time, so that the products of all paths take a bounded memory."""
+    most = max(len(blades) * len(paths) for _, paths, blades in _terms(algebra))
+    rows = max(1, _CHUNK // (most * max(t.shape[-1] for t in tensors)))
+    for parts in zip(*(t.split(rows) for t in tensors), strict=True):
+        yield run(*parts)
+
+
+def _kernels(x: Tensor) -> bool:
+    """Kernels run on tensor cores, which most devices don't have for float64."""
+    return x.is_cuda and x.dtype != torch.float64
+
+
+def _forward(x, y, weight, algebra, gate):
+    algebra = Algebra(algebra)
+    if _kernels(x):
+        from cliffnn.kernels.fully_connected import fully_connected
+
+        return fully_connected(x.contiguous(), y.contiguous(), weight.contiguous(), algebra, gate)
+    weight = _widened(weight)
+    parts = _in_chunks(lambda x, y: _plain(_read(x, gate), _read(y, gate), weight, algebra), algebra, x, y)
+    return torch.cat([*parts]).to(x.dtype)
+
+
+def _factor(grad, other, weight, algebra, left, gate):
+    algebra = Algebra(algebra)
+    if _kernels(grad):
+        from cliffnn.kernels.fully_connected import fully_connected_factor
+
+        return fully_connected_factor(grad.contiguous(), other.contiguous(), weight, algebra, left, gate)
+    weight = _widened(weight)
+    parts = _in_chunks(
+        lambda grad, other: _plain_factor(_widened(grad), _read(other, gate), weight, algebra, left),
+        algebra,
+        grad,
+        other,
+    )
+    return torch.cat([*parts]).to(grad.dtype)
+
+
+def _weight(grad, x, y, algebra, gate):
+    algebra = Algebra(algebra)
+    if _kernels(grad):
+        from cliffnn.kernels.fully_connected import fully_connected_weight
+
+        return fully_connected_weight(grad.contiguous(), x.contiguous(), y.contiguous(), algebra, gate)
+    parts = _in_chunks(
+        lambda grad, x, y: _plain_weight(_widened(grad), _read(x, gate), _read(y, gate), algebra), algebra, grad, x, y
+    )
+    return functools.reduce(torch.add, parts).to(grad.dtype)
+
+
+def _read(factor: Tensor, gate: bool) -> Tensor:
+    return _gelu(_widened(factor)) if gate else _widened(factor)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """In the dtype of the arithmetic."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class _FullyConnected(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y, weight, algebra, gate):
+        ctx.save_for_backward(x, y, weight)
+        ctx.algebra, ctx.gate = Algebra(algebra), gate
+        if unobserved([x, y, weight]):
+            return _forward(x, y, weight, algebra, gate)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.cliffnn.fully_connected.default(x, y, weight, algebra, gate)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, y, weight = ctx.saved_tensors
+        grad_x = grad_y = grad_weight = None
+        if ctx.needs_input_grad[2]:
+            grad_weight = fully_connected_weight(grad, x, y, ctx.algebra, ctx.gate)
+        if ctx.needs_input_grad[0]:
+            grad_x = fully_connected_factor(grad, y, weight, ctx.algebra, True, ctx.gate)
+            grad_x = _through_gelu(grad_x, x, ctx.algebra) if ctx.gate else grad_x
+        if ctx.needs_input_grad[1]:
+            grad_y = fully_connected_factor(grad, x, weight, ctx.algebra, False, ctx.gate)
+            grad_y = _through_gelu(grad_y, y, ctx.algebra) if ctx.gate else grad_y
+        return grad_x, grad_y, grad_weight, None, None
+
+
+class _FullyConnectedFactor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad, other, weight, algebra, left, gate):
+        ctx.save_for_backward(grad, other, weight)
+        ctx.algebra, ctx.left, ctx.gate = Algebra(algebra), left, gate
+        if unobserved([grad, other, weight]):
+            return _factor(grad, other, weight, algebra, left, gate)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.cliffnn.fully_connected_factor.default(grad, other, weight, algebra, left, gate)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        _refuse(ctx.gate)
+        grad, other, weight = ctx.saved_tensors
+        need_grad, need_other, need_weight, *_ = ctx.needs_input_grad
+        factors = (cotangent, other) if ctx.left else (other, cotangent)
+        return (
+            fully_connected(*factors, weight, ctx.algebra) if need_grad else None,
+            fully_connected_factor(grad, cotangent, weight, ctx.algebra, not ctx.left) if need_other else None,
+            fully_connected_weight(grad, *factors, ctx.algebra) if need_weight else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _FullyConnectedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad, x, y, algebra, gate):
+        ctx.save_for_backward(grad, x, y)
+        ctx.algebra, ctx.gate = Algebra(algebra), gate
+        if unobserved([grad, x, y]):
+            return _weight(grad, x, y, algebra, gate)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.cliffnn.fully_connected_weight.default(grad, x, y, algebra, gate)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        _refuse(ctx.gate)
+        grad, x, y = ctx.saved_tensors
+        need_grad, need_x, need_y, *_ = ctx.needs_input_grad
+        return (
+            fully_connected(x, y, cotangent, ctx.algebra) if need_grad else None,
+            fully_connected_factor(grad, y, cotangent, ctx.algebra, left=True) if need_x else None,
+            fully_connected_factor(grad, x, cotangent, ctx.algebra, left=False) if need_y else None,
+            None,
+            None,
+        )
+
+
+def _refuse(gate: bool) -> None:
+    if gate:
+        raise RuntimeError("a gated gradient's operator has no derivative; the functions of this module gate before it")
+
+
+def _fully_connected_autograd(x, y, weight, algebra, gate):
+    return _FullyConnected.apply(x, y, weight, algebra, gate)
+
+
+def _fully_connected_factor_autograd(grad, other, weight, algebra, left, gate):
+    return _FullyConnectedFactor.apply(grad, other, weight, algebra, left, gate)
+
+
+def _fully_connected_weight_autograd(grad, x, y, algebra, gate):
+    return _FullyConnectedWeight.apply(grad, x, y, algebra, gate)
+
+
+def _fully_connected_fake(x, y, weight, algebra, gate):
+    return x.new_empty(*x.shape[:-1], weight.shape[1])
+
+
+def _fully_connected_factor_fake(grad, other, weight, algebra, left, gate):
+    return other.new_empty(other.shape)
+
+
+def _fully_connected_weight_fake(grad, x, y, algebra, gate):
+    return x.new_empty(len(Algebra(algebra).paths), grad.shape[-1], x.shape[-1])
+
+
+for _name, _run, _autograd, _fake in (
+    ("fully_connected", _forward, _fully_connected_autograd, _fully_connected_fake),
+    ("fully_connected_factor", _factor, _fully_connected_factor_autograd, _fully_connected_factor_fake),
+    ("fully_connected_weight", _weight, _fully_connected_weight_autograd, _fully_connected_weight_fake),
+):
+    for _key in ("CPU", "CUDA"):
+        library.impl(_name, _run, _key)
+    library.impl(_name, _autograd, "Autograd")
+    torch.library.register_fake(f"cliffnn::{_name}", _fake, lib=library)

@@ -1,0 +1,376 @@
+"""The fully connected geometric product: torch's products on a CPU, kernels under the interpreter and on a GPU."""
+
+import functools
+
+import pytest
+import reference
+import torch
+from torch import nn
+
+from cliffnn import Algebra
+from cliffnn import fully_connected as operators
+from cliffnn import functional as F
+from cliffnn.layers import FCGP, MVGELU, FCGPNormBlock, MVRMSNorm
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
+ALGEBRAS = ("R2", "R3", "R1,3", "R3,0,1", "R2,0,1", "R0,2", "R5")
+# rows, channels in, channels out
+SHAPES = ((0, 3, 4), (1, 1, 1), (3, 28, 7), (19, 5, 33))
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
+
+
+@functools.cache
+def path_tables(name):
+    """The Cayley table taken apart by path: ``(paths, blades, blades, blades)``."""
+    algebra = Algebra(name)
+    signature = (algebra.p, algebra.q, algebra.r)
+    table, grades = reference.cayley(signature), reference.grade_slices(signature)
+    tables = torch.zeros(len(reference.paths(signature)), *table.shape, dtype=table.dtype)
+    for part, (i, j, k) in zip(tables, reference.paths(signature), strict=True):
+        block = grades[i], grades[j], grades[k]
+        part[block] = table[block]
+    return tables
+
+
+def gelu(x):
+    return reference.gelu(x, None)
+
+
+def product(x, y, weight, name, gate=False):
+    """The definition, path by path."""
+    x, y = (gelu(x), gelu(y)) if gate else (x, y)
+    algebra = Algebra(name)
+    signature = (algebra.p, algebra.q, algebra.r)
+    table, grades = reference.cayley(signature).to(x), reference.grade_slices(signature)
+    out = [0] * len(grades)
+    for matrix, (i, j, k) in zip(weight, reference.paths(signature), strict=True):
+        pairs = x[:, grades[i], None] * y[:, None, grades[j]]
+        out[k] = out[k] + torch.einsum("abk,nabc->nkc", table[grades[i], grades[j], grades[k]], pairs) @ matrix.T
+    return torch.cat(out, 1)
+
+
+@torch.enable_grad()
+def truth(x, y, weight, grad, name, gate):
+    """The result, and the gradients with respect to what the gates make of the factors, and to the weight."""
+    leaves = [gelu(t) if gate else t.clone() for t in (x, y)] + [weight.clone()]
+    leaves = [t.detach().requires_grad_() for t in leaves]
+    out = product(*leaves, name)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def inputs(rows, ins, outs, name, dtype, device="cpu"):
+    algebra = Algebra(name)
+    shapes = (rows, len(algebra), ins), (rows, len(algebra), ins), (len(algebra.paths), outs, ins)
+    return [torch.randn(s, dtype=dtype, device=device) for s in (*shapes, (rows, len(algebra), outs))]
+
+
+def check(module, rows, ins, outs, name, dtype, device="cpu", gate=False):
+    """Each of a module's functions against the definition in float64; half precision may round products once."""
+    tensors = inputs(rows, ins, outs, name, dtype, device)
+    x, y, weight, grad = tensors
+    exact = truth(*(t.double() for t in tensors), name, gate)
+    in_float32 = truth(*(t.float() for t in tensors), name, gate)
+    algebra = Algebra(name)
+    got = [
+        module.fully_connected(x, y, weight, algebra, gate),
+        module.fully_connected_factor(grad, y, weight, algebra, True, gate),
+        module.fully_connected_factor(grad, x, weight, algebra, False, gate),
+        module.fully_connected_weight(grad, x, y, algebra, gate),
+    ]
+    floor = {torch.float64: 1e-13, torch.float32: 2e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
+    for result, wanted, single in zip(got, exact, in_float32, strict=True):
+        assert result.dtype == dtype
+        slack = 2 * reference.relative_error(single, wanted) if dtype == torch.float32 else 0
+        assert reference.relative_error(result, wanted) <= max(floor, slack)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ALGEBRAS)
+def test_torch_on_a_cpu(name, dtype):
+    for shape in SHAPES[: 3 if name == "R5" else 4]:
+        check(operators, *shape, name, dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["R3", "R3,0,1"])
+def test_gates_on_a_cpu(name):
+    check(operators, 5, 3, 4, name, torch.float64, gate=True)
+
+
+def test_rows_in_chunks(monkeypatch):
+    """Few rows at a time give what all give at once."""
+    monkeypatch.setattr(operators, "_CHUNK", 1000)
+    check(operators, 37, 5, 3, "R3", torch.float64)
+
+
+@interpreted
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["R2", "R3"])
+def test_kernels_interpreted(name, shape):
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    check(kernels, *shape, name, torch.float32)
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["R1,3", "R3,0,1", "R2,0,1", "R0,2"])
+def test_kernels_interpreted_in_other_algebras(name):
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    check(kernels, 1, 3, 2, name, torch.float32)
+
+
+@pytest.mark.parametrize("wanted", ["out", "x", "y"])
+@pytest.mark.parametrize("name", ["R3", "R3,0,1", "R5", "R3,3"])
+def test_tables_of_kernels(name, wanted):
+    """They hold each product of two blades once, under its path."""
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    algebra = Algebra(name)
+    grades, paths, terms = kernels.tables(algebra, wanted)
+    found = torch.zeros_like(path_tables(name))
+    for blade, (start, size, first, end) in enumerate(grades):
+        for path, begin, blades, offset, count in paths[first:end]:
+            assert (begin, blades) == (start, size)
+            for code in terms[offset + blade - start : offset + count * size : size]:
+                others = [code % 256, code // 256 % 256]
+                place = {
+                    "out": (*others, blade),
+                    "x": (blade, others[1], others[0]),
+                    "y": (others[1], blade, others[0]),
+                }
+                found[path, *place[wanted]] += code // 65536 - 1
+    assert torch.equal(found, path_tables(name))
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # it multiplies matrices of bfloat16 wrongly
+def test_gates_of_kernels_interpreted(dtype):
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    check(kernels, 5, 20, 3, "R3", dtype, gate=True)
+
+
+@interpreted
+def test_kernels_interpreted_on_many_tiles():
+    """Several tiles of rows and channels, and rows that no tile divides."""
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    x, y, weight, grad = inputs(17, 17, 33, "R2", torch.float32)
+    algebra, tiles = Algebra("R2"), kernels.Tiles(16, 16, 16, 4)
+    out, grad_x, grad_y, grad_weight = truth(*(t.double() for t in (x, y, weight, grad)), "R2", False)
+    for got, wanted in (
+        (kernels.fully_connected(x, y, weight, algebra, False, tiles), out),
+        (kernels.fully_connected_factor(grad, y, weight, algebra, True, False, tiles), grad_x),
+        (kernels.fully_connected_factor(grad, x, weight, algebra, False, False, tiles), grad_y),
+        (kernels.fully_connected_weight(grad, x, y, algebra, False, tiles), grad_weight),
+    ):
+        assert reference.relative_error(got, wanted) < 2e-6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["R2", "R1,0,1"])
+@pytest.mark.parametrize("gate", [False, True])
+def test_first_and_second_derivatives(name, gate, device):
+    x, y, weight, grad = (t.requires_grad_() for t in inputs(1, 2, 2, name, torch.float64, device))
+    algebra = Algebra(name)
+    for run, arguments in (
+        (lambda *t: operators.fully_connected(*t, algebra, gate), (x, y, weight)),
+        (lambda *t: operators.fully_connected_factor(*t, algebra, True, gate), (grad, y, weight)),
+        (lambda *t: operators.fully_connected_factor(*t, algebra, False, gate), (grad, x, weight)),
+        (lambda *t: operators.fully_connected_weight(*t, algebra, gate), (grad, x, y)),
+    ):
+        assert torch.autograd.gradcheck(run, arguments)
+        assert torch.autograd.gradgradcheck(run, arguments)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("gate", [False, True])
+def test_gradients_of_some_arguments(gate, device):
+    """Whichever need one, the first derivatives are those of the definition, fused or to be differentiated again."""
+    for wanted in ([True, True, True], [True, False, False], [False, True, False], [False, False, True]):
+        *tensors, grad = inputs(3, 4, 5, "R3", torch.float64, device)
+        leaves = [t.requires_grad_(need) for t, need in zip(tensors, wanted, strict=True)]
+        chosen = [t for t in leaves if t.requires_grad]
+        exact = torch.autograd.grad(product(*leaves, "R3", gate), chosen, grad)
+        for again in (False, True):
+            out = operators.fully_connected(*leaves, Algebra("R3"), gate)
+            for a, b in zip(torch.autograd.grad(out, chosen, grad, create_graph=again), exact, strict=True):
+                assert reference.relative_error(a, b) < 1e-13
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_operators_pass_opcheck(device):
+    x, y, weight, grad = (t.requires_grad_() for t in inputs(3, 4, 5, "R3", torch.float64, device))
+    ops = torch.ops.cliffnn
+    torch.library.opcheck(ops.fully_connected.default, (x, y, weight, "R3", True))
+    torch.library.opcheck(ops.fully_connected_factor.default, (grad, x, weight, "R3", False, False))
+    torch.library.opcheck(ops.fully_connected_weight.default, (grad, x, y, "R3", False))
+    x, y, weight, grad = (t.detach() for t in (x, y, weight, grad))
+    torch.library.opcheck(ops.fully_connected_factor.default, (grad, y, weight, "R3", True, True))
+    torch.library.opcheck(ops.fully_connected_weight.default, (grad, x, y, "R3", True))
+
+
+def test_a_gated_gradient_refuses_to_be_differentiated():
+    _, y, weight, _ = (t.requires_grad_() for t in inputs(3, 4, 5, "R2", torch.float64))
+    grad = torch.randn(3, 4, 5, dtype=torch.float64)
+    out = torch.ops.cliffnn.fully_connected_factor.default(grad, y, weight, "R2", True, True)
+    with pytest.raises(RuntimeError, match="no derivative"):
+        out.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own imports
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled(device):
+    """A compiled block gives what the block gives, backward too."""
+    block = FCGPNormBlock(3, 4, "R2", device=device)
+    x = torch.randn(5, 4, 3, device=device, requires_grad=True)
+    run = torch.compile(block, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (block, run):
+        out = function(x)
+        results.append([out, *torch.autograd.grad(out.square().mean() + out[0].sum(), [x, *block.parameters()])])
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own imports
+@pytest.mark.parametrize("gate", [False, True])
+def test_transforms_of_torch_func(gate):
+    x, y, weight, _ = inputs(3, 2, 2, "R2", torch.float64)
+    run = lambda *t: operators.fully_connected(*t, Algebra("R2"), gate).square().sum()  # noqa: E731
+    exact = lambda *t: product(*t, "R2", gate).square().sum()  # noqa: E731
+    for transform in (torch.func.grad, torch.func.hessian):
+        torch.testing.assert_close(transform(run)(x, y, weight), transform(exact)(x, y, weight))
+    weights = torch.stack([weight, 2 * weight])
+    each = torch.func.vmap(lambda w: F.fully_connected_geometric_product(x, y, w, "R2"))(weights)
+    torch.testing.assert_close(each, torch.stack([product(x, y, w, "R2") for w in weights]))
+
+
+def test_views_and_leading_dimensions():
+    x, y, weight, _ = inputs(6, 4, 5, "R3", torch.float64)
+    y = y[:3]
+    wanted = product(x, y.repeat(2, 1, 1), weight, "R3")
+    strided = x.mT.contiguous().mT
+    transposed = weight.mT.contiguous().mT
+    for left, w in ((x, weight), (strided, weight), (x, transposed), (x, weight.repeat(1, 2, 1)[:, :5])):
+        got = F.fully_connected_geometric_product(left.view(2, 3, 8, 4), y, w, "R3")
+        assert got.shape == (2, 3, 8, 5)
+        torch.testing.assert_close(got.flatten(0, 1), wanted)
+    assert F.fully_connected_geometric_product(x[0], y[0], weight, "R3").shape == (8, 5)
+
+
+@pytest.mark.parametrize("name", ["R2", "R3", "R1,3", "R3,0,1"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_block_equals_its_unfused_layers(name, normalize):
+    block = FCGPNormBlock(5, 7, name, normalize=normalize, dtype=torch.float64)
+    nn.init.normal_(block.linear.bias)
+    gate, layer, norm = MVGELU(name), FCGP(5, 7, name, dtype=torch.float64), MVRMSNorm(algebra=name)
+    layer.load_state_dict({"weight": block.weight})
+    x = torch.randn(4, len(Algebra(name)), 5, dtype=torch.float64)
+    unfused = layer(gate(x), gate(block.linear(x)))
+    torch.testing.assert_close(block(x), norm(unfused) if normalize else unfused, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["R2", "R3", "R0,2"])
+def test_initial_weights_keep_the_size(name):
+    """Independent factors of unit variance give blades of every grade with unit variance."""
+    algebra = Algebra(name)
+    x, y = torch.randn(2, 500, len(algebra), 40)
+    with torch.no_grad():
+        out = FCGP(40, 60, name)(x, y)
+    for blades in algebra.grade_slices:
+        assert abs(out[:, blades].var() - 1) < 0.25
+
+
+@pytest.mark.parametrize("layer", [FCGP, FCGPNormBlock])
+def test_channels_of_layers(layer):
+    assert repr(layer(3, 4, "R2")).startswith(f"{layer.__name__}(")
+    assert "3, 4, algebra='R2'" in repr(layer(3, 4, "R2"))
+    for lazy, outs in ((layer(None, 4, "R2"), 4), (layer(algebra="R2"), 3), (layer(3, None, "R2"), 3)):
+        x = torch.randn(5, 4, 3)
+        out = lazy(x, x) if layer is FCGP else lazy(x)
+        assert out.shape == (5, 4, outs)
+        fresh = layer(None, None, "R2")
+        fresh.load_state_dict(lazy.state_dict())
+        assert torch.equal(fresh(x, x) if layer is FCGP else fresh(x), out)
+        with pytest.raises(ValueError, match=r"x: .*3 channels"):
+            lazy(x[..., :2], x) if layer is FCGP else lazy(x[..., :2])
+
+
+def test_autocast():
+    block = FCGPNormBlock(3, 4, "R3")
+    x = torch.randn(5, 8, 3)
+    exact = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = block(x)
+    assert out.dtype == torch.bfloat16
+    assert (out - exact).norm() < 0.05 * exact.norm()
+    out.float().square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in block.parameters())
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("x", torch.ones(5, 7, 3), "8 blades"),
+        ("y", torch.ones(5, 7, 3), "8 blades"),
+        ("y", torch.ones(5, 8, 2), "wanted 3, as x has"),
+        ("y", [1.0], "wanted a torch.Tensor"),
+        ("y", torch.ones(5, 8, 3).double(), "torch.float64"),
+        ("x", torch.ones(5, 8, 3).long(), "torch.int64"),
+        ("weight", torch.ones(20, 2, 4), "3 in_channels"),
+        ("weight", torch.ones(19, 2, 3), "20 paths of R3"),
+        ("weight", torch.ones(20, 3), "20 paths of R3"),
+        ("weight", torch.ones(20, 0, 3), "20 paths of R3"),
+        ("weight", torch.ones(20, 2, 3).double(), "torch.float64"),
+        ("weight", torch.ones(20, 2, 3, device="meta"), "meta"),
+    ],
+)
+def test_bad_input_is_named(argument, value, message):
+    arguments = {"x": torch.ones(5, 8, 3), "y": torch.ones(5, 8, 3), "weight": torch.ones(20, 2, 3), argument: value}
+    for function in (F.fully_connected_geometric_product, F.gelu_fcgp_norm):
+        with pytest.raises((ValueError, TypeError), match=rf"{argument}: .*{message}"):
+            function(**arguments, algebra="R3")
+
+
+def test_rows_that_do_not_broadcast():
+    with pytest.raises(ValueError, match=r"x, y: got shapes .* that broadcast"):
+        F.fully_connected_geometric_product(torch.ones(5, 8, 3), torch.ones(4, 8, 3), torch.ones(20, 2, 3), "R3")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ALGEBRAS)
+@pytest.mark.parametrize("shape", [*SHAPES, (130, 16, 130), (70, 200, 150), (1000, 32, 32)])
+def test_operators_on_a_gpu(shape, name, dtype):
+    with torch.no_grad():
+        for gate in (False, True):
+            check(operators, *shape, name, dtype, "cuda", gate)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_same_bits_in_every_run():
+    x, y, weight, grad = inputs(3000, 48, 32, "R3", torch.float32, "cuda")
+    algebra = Algebra("R3")
+    run = lambda: [  # noqa: E731
+        operators.fully_connected(x, y, weight, algebra),
+        operators.fully_connected_factor(grad, y, weight, algebra, True),
+        operators.fully_connected_weight(grad, x, y, algebra),
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_products_are_never_written():
+    """Beyond its result, forward takes no memory; a gradient, the transposed weight or partial sums."""
+    x, y, weight, grad = inputs(4096, 64, 64, "R3", torch.float32, "cuda")
+    algebra = Algebra("R3")
+    for run, allowed in (
+        (lambda: operators.fully_connected(x, y, weight, algebra), grad.nbytes),
+        (lambda: operators.fully_connected_factor(grad, y, weight, algebra, True), x.nbytes + weight.nbytes),
+    ):
+        run()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        assert torch.cuda.max_memory_allocated() - before <= allowed + 2**20
