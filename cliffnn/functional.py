@@ -23,7 +23,9 @@ from cliffnn.checks import (
     checked_layout,
 )
 from cliffnn.linear import linear as _linear
+from cliffnn.normalization import layer_norm, normalize
 from cliffnn.ops import geometric_op
+from cliffnn.silu import silu
 
 __all__ = [
     "embed",
@@ -34,8 +36,11 @@ __all__ = [
     "gelu_sgp_norm",
     "geometric_product",
     "grade",
+    "layer_norm",
     "linear",
+    "normalize",
     "rms_norm",
+    "silu",
     "to_blades_first",
     "to_channels_first",
     "weighted_geometric_product",
