@@ -80,4 +80,4 @@ def _reduce(x: Tensor, reduce: str, index: Tensor, order: Tensor | None, offsets
         # six times as fast there, and in a fixed order; compiled, it is neither
         return x.new_zeros(len(offsets) - 1, *x.shape[1:]).index_add_(0, index, x)
     rows = x if order is None else x.index_select(0, order)
-    return torch.segment_reduce(rows, reduce, offsets=offsets, axis=0)
+    return torch.segment_reduce(rows, reduce, offsets=offsets, axis=0, unsafe=True)

@@ -230,10 +230,12 @@ def _fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, alg
         else:
             products[at] = sign * left[a] * right[b]
     out = []
+    nothing = torch.zeros_like(left[0])
     for k, blades in enumerate(algebra.grade_slices):
         chosen = [p for p, path in enumerate(algebra.paths) if path[2] == k]
         rows = [
-            torch.cat([products[algebra.paths[p], c] for p in chosen], -1) for c in range(blades.start, blades.stop)
+            torch.cat([products.get((algebra.paths[p], c), nothing) for p in chosen], -1)
+            for c in range(blades.start, blades.stop)
         ]
         matrix = torch.cat([weight[p] for p in chosen], -1)
         out.append(torch.stack(rows, -2) @ matrix.mT)
