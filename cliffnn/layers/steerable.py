@@ -216,7 +216,7 @@ def _right(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor) -> Tensor:
 
 
 def _with_first_order(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor, product: Tensor) -> Tensor:
-    return product if layer.linear_left is None else (product + layer.linear_left(x)) / math.sqrt(2)
+    return product if layer.linear_left is None else (product + layer.linear_left(x)) * math.sqrt(0.5)
 
 
 def _fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
