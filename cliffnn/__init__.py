@@ -5,12 +5,12 @@ from types import ModuleType
 
 from cliffnn.algebra import Algebra
 
-__all__ = ["Algebra", "functional", "layers", "testing"]
+__all__ = ["Algebra", "functional", "interop", "layers", "models", "testing"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> ModuleType:
     """Import a part when it is asked for: an algebra alone needs no torch."""
-    if name in ("functional", "layers", "testing"):
+    if name in ("functional", "interop", "layers", "models", "testing"):
         return import_module(f"cliffnn.{name}")
     raise AttributeError(f"module 'cliffnn' has no attribute {name!r}")

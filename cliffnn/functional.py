@@ -18,6 +18,7 @@ from cliffnn.checks import (
     autocasting,
     broadcast,
     check_alike,
+    check_eps,
     check_multivector,
     check_tensor,
     checked_layout,
@@ -27,9 +28,11 @@ from cliffnn.fully_connected import fully_connected as _fully_connected
 from cliffnn.gates import gate
 from cliffnn.invariants import invariants
 from cliffnn.linear import linear as _linear
+from cliffnn.normalization import layer_norm, normalize
 from cliffnn.operation import text
 from cliffnn.ops import geometric_op
 from cliffnn.pooling import pool
+from cliffnn.silu import silu
 
 __all__ = [
     "dropout",
@@ -47,9 +50,12 @@ __all__ = [
     "geometric_product",
     "grade",
     "invariants",
+    "layer_norm",
     "linear",
+    "normalize",
     "pool",
     "rms_norm",
+    "silu",
     "to_blades_first",
     "to_channels_first",
     "weighted_geometric_product",
@@ -708,8 +714,7 @@ def _apply(
     held = {name: algebra.checked_grades(k, f"{name}_grades") for name, k in (grades or {}).items() if k is not None}
     for name, row in rows.items():
         check_multivector(name, row, algebra, held.get(name))
-    if not isinstance(eps, (int, float)) or not eps >= 0:
-        raise ValueError(f"eps: got {eps!r}, wanted a number of at least 0")
+    check_eps(eps)
     params = params or {}
     if autocasting(next(iter(rows.values())).device.type):
         rows, params = autocast(rows), autocast(params)

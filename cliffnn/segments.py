@@ -20,10 +20,12 @@ class Segments:
         ``(rows,)``, int64, in any order.
     count : int
         How many segments there are; those that no row belongs to are empty.
+    ascending : bool
+        Whether the index is known to ascend: then nothing is sorted.
     """
 
-    def __init__(self, index: Tensor, count: int):
-        ordered, order = torch.sort(index, stable=True)
+    def __init__(self, index: Tensor, count: int, ascending: bool = False):
+        ordered, order = (index, None) if ascending else torch.sort(index, stable=True)
         offsets = torch.searchsorted(ordered, torch.arange(count + 1, device=index.device))
         self.tables = index, order, offsets
         self.sizes = offsets.diff()
@@ -34,8 +36,7 @@ class Segments:
 
     def max(self, x: Tensor) -> Tensor:
         """``(rows, ...)`` to ``(segments, ...)``, without a derivative; minus infinity where a segment is empty."""
-        _, order, offsets = self.tables
-        return torch.segment_reduce(x.detach().index_select(0, order), "max", offsets=offsets, axis=0)
+        return _reduce(x.detach(), "max", *self.tables)
 
     def spread(self, x: Tensor) -> Tensor:
         """``(segments, ...)`` to ``(rows, ...)``: each row gets what its segment has."""
@@ -46,8 +47,8 @@ class _Sum(torch.autograd.Function):
     """torch's own reduction of segments has no second derivative."""
 
     @staticmethod
-    def forward(x: Tensor, index: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
-        return torch.segment_reduce(x.index_select(0, order), "sum", offsets=offsets, axis=0)
+    def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+        return _reduce(x, "sum", index, order, offsets)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -62,7 +63,7 @@ class _Spread(torch.autograd.Function):
     """torch's own derivative of a selection adds atomically."""
 
     @staticmethod
-    def forward(x: Tensor, index: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
+    def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
         return x.index_select(0, index)
 
     @staticmethod
@@ -72,3 +73,11 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return _Sum.apply(grad, *ctx.saved_tensors), None, None, None
+
+
+def _reduce(x: Tensor, reduce: str, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+    if reduce == "sum" and not (x.is_cuda or torch.compiler.is_compiling()):
+        # six times as fast there, and in a fixed order; compiled, it is neither
+        return x.new_zeros(len(offsets) - 1, *x.shape[1:]).index_add_(0, index, x)
+    rows = x if order is None else x.index_select(0, order)
+    return torch.segment_reduce(rows, reduce, offsets=offsets, axis=0, unsafe=True)

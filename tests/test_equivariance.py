@@ -74,13 +74,47 @@ LAYERS = {
         lambda algebra: layers.FCGPNormBlock(None, 5, algebra),
         lambda algebra: layers.FCGPNormBlock(CHANNELS, 2, algebra, normalize=False, bias=False),
     ),
+    "MVSiLU": (1, lambda algebra: layers.MVSiLU(CHANNELS, algebra)),
+    "MVLayerNorm": (1, lambda algebra: layers.MVLayerNorm(algebra=algebra)),
+    "NormalizationLayer": (1, lambda algebra: layers.NormalizationLayer(CHANNELS, algebra, init=0.5)),
     "SGP": (2, lambda algebra: layers.SGP(CHANNELS, algebra=algebra)),
+    "SteerableGP": (
+        1,
+        lambda algebra: layers.SteerableGP(algebra=algebra),
+        lambda algebra: layers.SteerableGP(CHANNELS, algebra, first_order=False, normalization=None),
+    ),
+    "FullyConnectedSteerableGP": (1, lambda algebra: layers.FullyConnectedSteerableGP(None, 2, algebra)),
+    "CliffordMessagePassing": (1, lambda algebra: OnAGraph(algebra)),
     "SGPNormBlock": (
         1,
         lambda algebra: layers.SGPNormBlock(algebra=algebra),
         lambda algebra: layers.SGPNormBlock(CHANNELS, algebra=algebra, normalize=False),
     ),
 }
+
+
+class OnAGraph(torch.nn.Module):
+    """Message passing along fixed edges; node 3 has none."""
+
+    def __init__(self, algebra):
+        super().__init__()
+        update = layers.MVLinear(2 * CHANNELS, CHANNELS, algebra)
+        self.layer = layers.CliffordMessagePassing(
+            CHANNELS, CHANNELS, algebra, layers.SGPNormBlock(CHANNELS, algebra), update
+        )
+
+    def forward(self, x):
+        return self.layer(x, torch.tensor([[0, 1, 2], [1, 0, 1]]))
+
+
+def by_grade(function, *args):
+    """A norm or a gate with parameters for each grade and channel."""
+
+    def build(algebra):
+        params = torch.randn(2, len(Algebra(algebra).grades), CHANNELS, dtype=torch.float64)
+        return lambda x: function(x, *params[: 1 + (function is F.silu)], algebra, *args)
+
+    return build
 
 
 def weight(algebra):
@@ -133,6 +167,9 @@ FUNCTIONS = {
     ),
     "gelu_fcgp_norm": (2, with_weight(F.gelu_fcgp_norm, weight=channel_matrices)),
     "linear": (1, lambda algebra: lambda x: F.linear(x, *matrices(algebra), algebra)),
+    "silu": (1, by_grade(F.silu)),
+    "normalize": (1, by_grade(F.normalize)),
+    "layer_norm": (1, lambda algebra: lambda x: F.layer_norm(x, torch.tensor([1.0, -2.0, 0.5]).double(), algebra)),
     "grade": (1, lambda algebra: lambda x: F.grade(x, (0, 2), algebra)),
     "extract": (1, lambda algebra: lambda x: F.embed(F.extract(x, 1, algebra), 1, algebra)),
     "embed": (1, lambda algebra: lambda x: F.embed(F.extract(x, (1, 2), algebra), (1, 2), algebra)),

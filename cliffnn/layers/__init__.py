@@ -6,22 +6,33 @@ from cliffnn.layers.embedding import MVEmbed
 from cliffnn.layers.fully_connected import FCGP, FCGPNormBlock
 from cliffnn.layers.gate import MVGELU, MVGate
 from cliffnn.layers.invariants import Invariants
+from cliffnn.layers.layer_norm import MVLayerNorm
 from cliffnn.layers.linear import MVLinear
+from cliffnn.layers.message_passing import CliffordMessagePassing
 from cliffnn.layers.norm import MVRMSNorm
+from cliffnn.layers.normalization import NormalizationLayer
 from cliffnn.layers.pooling import MVPool
 from cliffnn.layers.product import SGP
+from cliffnn.layers.silu import MVSiLU
+from cliffnn.layers.steerable import FullyConnectedSteerableGP, SteerableGP
 
 __all__ = [
     "FCGP",
     "MVGELU",
     "SGP",
+    "CliffordMessagePassing",
     "FCGPNormBlock",
+    "FullyConnectedSteerableGP",
     "Invariants",
     "MVDropout",
     "MVEmbed",
     "MVGate",
+    "MVLayerNorm",
     "MVLinear",
     "MVPool",
     "MVRMSNorm",
+    "MVSiLU",
+    "NormalizationLayer",
     "SGPNormBlock",
+    "SteerableGP",
 ]

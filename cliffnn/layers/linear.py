@@ -15,7 +15,7 @@ from cliffnn.layers.base import MVLayer, check_input, checked_channels
 
 
 class MVLinear(MVLayer):
-    r"""Mix channels, with a matrix for each grade.
+    r"""Mix channels, with a matrix for each grade, or one for all.
 
     .. math:: \langle o_c \rangle_k = \sum_{c'} W_{k,c c'} \langle x_{c'} \rangle_k + \delta_{k0} b_c
 
@@ -31,11 +31,14 @@ class MVLinear(MVLayer):
     bias : bool
     device, dtype
         Of the parameters.
+    per_grade : bool
+        Whether each grade has a matrix of its own; else all share one.
 
     Attributes
     ----------
     weight : Parameter
-        ``(grades, out_channels, in_channels)``, initially normal with variance 1 / in_channels.
+        ``(grades, out_channels, in_channels)``, one matrix being ``(1, out_channels, in_channels)``; initially normal
+        with variance 1 / in_channels.
     bias : Parameter or None
         ``(out_channels,)``, initially zero.
 
@@ -65,12 +68,14 @@ class MVLinear(MVLayer):
         bias: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        per_grade: bool = True,
     ):
         super().__init__(algebra)
+        self.matrices = len(self.algebra.grades) if per_grade else 1
         self.in_channels = checked_channels("in_channels", in_channels)
         self.out_channels = checked_channels("out_channels", out_channels)
-        grades = len(self.algebra.grades)
-        self.weight = self.parameter((grades, self.out_channels, self.in_channels), device, dtype)
+        self.weight = self.parameter((self.matrices, self.out_channels, self.in_channels), device, dtype)
         # with the weight, so that either all parameters wait for the first input or none
         outputs = None if is_lazy(self.weight) else self.out_channels
         self.bias = self.parameter((outputs,), device, dtype) if bias else None
@@ -85,7 +90,7 @@ class MVLinear(MVLayer):
         assert self.in_channels is not None
         assert self.out_channels is not None
         return {
-            "weight": (len(self.algebra.grades), self.out_channels, self.in_channels),
+            "weight": (self.matrices, self.out_channels, self.in_channels),
             "bias": (self.out_channels,),
         }
 
@@ -98,7 +103,11 @@ class MVLinear(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
-        return F.linear(x, self.weight, self.bias, self.algebra)
+        grades = len(self.algebra.grades)
+        weight = self.weight if self.matrices == grades else self.weight.expand(grades, -1, -1)
+        return F.linear(x, weight, self.bias, self.algebra)
 
     def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, bias={self.bias is not None}"
+        shared = "" if self.matrices == len(self.algebra.grades) else ", per_grade=False"
+        bias = self.bias is not None
+        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, bias={bias}{shared}"

@@ -1,0 +1,199 @@
+"""A step of training the paper's models: forward, backward and Adam; CGENN's own code beside ours.
+
+    python -m benchmarks.training_step [--cgenn CHECKOUT] [--case nbody/100 hulls/128 ...] [--no-compile]
+
+Cases are a model and a batch size: ``nbody`` (five charged particles, 28 channels, 3 rounds) and ``hulls`` (16 points
+in five dimensions, 32 channels, 4 products), in float32. Modes are eager and compiled, on a GPU with CUDA graphs
+(``mode="reduce-overhead"``), and there also captured: the whole step, Adam included, in one CUDA graph, of the eager
+and of the compiled model. CGENN's code runs eager, as it comes. All start from the same weights (CGENN's, if it is
+there); refuses to report if their losses or gradients differ. Times are medians over steps, the best of some rounds in
+which the modes take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cgenn import Peer, graph
+from benchmarks.environment import RESULTS, write
+from cliffnn import functional as F
+from cliffnn import models
+from cliffnn.interop import from_cgenn
+
+CASES = ("nbody/100", "hulls/128", "hulls/4096")
+TOLERANCE = 1e-3
+PARTICLES = 5
+ADAM = {"lr": 1e-5, "fused": True}  # small: all columns stay where they can be compared
+
+Batch = tuple[Tensor, ...]
+
+
+def nbody_batch(size: int) -> Batch:
+    """Positions, velocities, products of charges, charges, targets, edges: as CGENN's loader gives them."""
+    positions, velocities, targets = (torch.randn(size, PARTICLES, 3) for _ in range(3))
+    charges = torch.randint(0, 2, (size, PARTICLES, 1)) * 2.0 - 1
+    edges = graph(PARTICLES, PARTICLES)
+    products = charges[:, edges[0]] * charges[:, edges[1]]
+    return positions, velocities, products, charges, targets, edges.expand(size, 2, -1).contiguous()
+
+
+def hulls_batch(size: int) -> Batch:
+    return torch.randn(size, 16, 5), torch.rand(size)
+
+
+def nbody_loss(model: nn.Module, batch: Batch) -> Tensor:
+    positions, velocities, products, charges, targets, edges = batch
+    centred = positions - positions.mean(1, keepdim=True)
+    starts = PARTICLES * torch.arange(len(edges), device=edges.device)
+    edge_index = (edges + starts[:, None, None]).transpose(0, 1).flatten(1)
+    vectors = torch.stack([centred, velocities], -1).flatten(0, 1)
+    x = torch.cat([F.embed(charges.flatten(0, 1)[..., None], 0, "R3"), F.embed(vectors, 1, "R3")], -1)
+    out = model(x, edge_index, F.embed(products.flatten(0, 1)[..., None], 0, "R3"))
+    return nn.functional.mse_loss(positions + F.extract(out, 1, "R3").view_as(positions), targets)
+
+
+def hulls_loss(model: nn.Module, batch: Batch) -> Tensor:
+    points, volumes = batch
+    return nn.functional.mse_loss(model(points), volumes)
+
+
+OURS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Batch], Callable[[nn.Module, Batch], Tensor]]] = {
+    "nbody": (models.CGENN, nbody_batch, nbody_loss),
+    "hulls": (models.O5ConvexHull, hulls_batch, hulls_loss),
+}
+
+
+def gradients(loss: Callable[[], Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Loss and gradients of the parameters."""
+    value = loss()
+    value.backward()
+    result = {"loss": value.detach()}
+    result |= {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad(set_to_none=True)
+    return result
+
+
+def step_of(loss: Callable[[], Tensor], module: nn.Module) -> Callable[[], Any]:
+    optimizer = torch.optim.Adam(module.parameters(), **ADAM)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def captured(loss: Callable[[], Tensor], module: nn.Module) -> Callable[[], Any]:
+    """The whole step as one CUDA graph."""
+    optimizer = torch.optim.Adam(module.parameters(), **ADAM, capturable=True)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            loss().backward()
+            optimizer.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    cuda_graph = torch.cuda.CUDAGraph()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.cuda.graph(cuda_graph):
+        loss().backward()
+        optimizer.step()
+    return cuda_graph.replay
+
+
+def milliseconds(step: Callable[[], Any], device: str, budget: float) -> float:
+    """Median of so many steps as take about so many seconds."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    times: list[float] = []
+    while len(times) < 5 or (sum(times) < budget * 1e3 and len(times) < 200):
+        wait()
+        start = time.perf_counter()
+        step()
+        wait()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def measure(case: str, peer: Peer | None, compiles: bool, rounds: int, budget: float) -> dict[str, Any]:
+    """Every mode of a case."""
+    name, size = case.split("/")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    build, make_batch, loss_of = OURS[name]
+    torch.manual_seed(0)
+    batch = tuple(t.to(device) for t in make_batch(int(size)))
+    model, state, columns = build().to(device), None, {}
+    if peer:
+        theirs = {"nbody": peer.nbody.NBodyCGGNN, "hulls": peer.hulls.ConvexHullCGMLP}[name]().to(device)
+        state = from_cgenn(model, theirs.state_dict())
+        model.load_state_dict(state)
+        columns["CGENN, eager"] = (lambda: theirs(batch, 0)[0], theirs, step_of)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def own() -> nn.Module:
+        copy = build().to(device)
+        copy.load_state_dict(state)
+        return copy
+
+    def column(mode: str | None, make_step: Callable = step_of) -> tuple:
+        module = own()
+        run = loss_of if mode is None else torch.compile(loss_of, fullgraph=True, dynamic=False, mode=mode)
+        return lambda: run(module, batch), module, make_step
+
+    columns["eager"] = column(None)
+    if compiles:
+        columns["compiled"] = column("reduce-overhead" if device == "cuda" else "default")
+    if device == "cuda":
+        columns["eager, captured"] = column(None, captured)
+        if compiles:
+            columns["compiled, captured"] = column("default", captured)
+
+    steps, wanted = {}, gradients(columns["eager"][0], columns["eager"][1])
+    for label, (loss, module, make_step) in columns.items():
+        got = gradients(loss, module)
+        if module is not columns["eager"][1] and label.startswith("CGENN"):
+            values = {**theirs.state_dict(), **{k: v for k, v in got.items() if k != "loss"}}
+            got = {"loss": got["loss"], **from_cgenn(model, values)}
+        error = max(float((got[key] - right).norm() / right.norm()) for key, right in wanted.items())
+        if not error < TOLERANCE:
+            raise SystemExit(f"{case}: {label} differs from eager by {error:.1e}: nothing is reported")
+        steps[label] = make_step(loss, module)
+    medians = [{label: milliseconds(step, device, budget) for label, step in steps.items()} for _ in range(rounds + 1)]
+    best = {label: round(min(median[label] for median in medians[1:]), 3) for label in steps}
+    return {"case": case, "milliseconds": best, "load": round(os.getloadavg()[0], 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS / "training_step.json")
+    parser.add_argument("--cgenn", type=Path, help="a checkout of CGENN")
+    parser.add_argument("--case", nargs="+", default=CASES, help="MODEL/BATCH")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=1.0, help="seconds for each column and round")
+    parser.add_argument("--no-compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    peer = Peer(arguments.cgenn) if arguments.cgenn else None
+    results = []
+    for case in arguments.case:
+        torch.compiler.reset()
+        result = measure(case, peer, not arguments.no_compile, arguments.rounds, arguments.budget)
+        print(f"{case:12} {result['milliseconds']} load {result['load']}", flush=True)
+        results.append(result)
+    command = "python -m benchmarks.training_step" + (" --cgenn ..." if arguments.cgenn else "")
+    write(arguments.output, command, results=results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Message passing between multivectors on the nodes of a graph."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+import cliffnn.functional as F
+from cliffnn.algebra import AlgebraLike
+from cliffnn.edges import Edges
+from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.layers.linear import MVLinear
+
+
+class CliffordMessagePassing(MVLayer):
+    r"""Every node hears from its neighbours, and changes what it has accordingly.
+
+    .. math:: m_{ij} = \operatorname{message}\left(A (x_i - x_j) + C e_{ij} + b\right), \qquad
+        x_i \leftarrow x_i + \operatorname{update}\left(\left[x_i, \operatorname{mean}_{j \to i} m_{ij},
+        v_i\right]\right)
+
+    Without ``difference`` the message is that of :math:`A x_i + B x_j + C e_{ij} + b`. The maps A and B work on nodes,
+    before their results are gathered for edges: there are fewer nodes, and edges get no tensor of concatenated inputs.
+
+    Parameters
+    ----------
+    in_channels : int or None
+        Of the nodes. None: taken from the first input.
+    hidden_channels : int
+        That ``message`` takes.
+    algebra : str, int, tuple or Algebra
+    message : Module or None
+        From ``(edges, blades, hidden_channels)`` to ``(edges, blades, message_channels)``; None: the identity.
+    update : Module or None
+        From ``(nodes, blades, in_channels + message_channels + node_channels)`` to what a node gets; None: the layer
+        gives the aggregated messages as they are.
+    edge_channels : int
+        Of ``edge_attr``, 0 if there is none.
+    aggregate : "mean" or "sum"
+        Over the edges that point to a node; a node without any gets zero.
+    difference : bool
+        Whether messages depend on :math:`x_i - x_j`, or on both.
+    residual : bool
+        Whether the update is added to what the node has.
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    receiver : MVLinear
+        A.
+    sender : MVLinear or None
+        B; with ``difference`` it is -A.
+    edge : MVLinear or None
+        C.
+    bias : Parameter
+        ``(hidden_channels,)``, of the scalars; initially zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For channels that are no positive int, an unknown algebra or aggregation, inputs of other shapes.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, section 5.3; Satorras,
+    Hoogeboom, Welling: E(n) Equivariant Graph Neural Networks, arXiv:2102.09844.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cliffnn.layers import CliffordMessagePassing, MVLinear, SGPNormBlock
+    >>> layer = CliffordMessagePassing(4, 16, "R3", message=SGPNormBlock(16, "R3"), update=MVLinear(20, 4, "R3"))
+    >>> x = torch.randn(5, 8, 4)
+    >>> edge_index = torch.tensor([[0, 1, 2], [1, 0, 1]])  # 0 -> 1, 1 -> 0, 2 -> 1
+    >>> layer(x, edge_index).shape
+    torch.Size([5, 8, 4])
+    """
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        hidden_channels: int,
+        algebra: AlgebraLike | None = None,
+        message: nn.Module | None = None,
+        update: nn.Module | None = None,
+        edge_channels: int = 0,
+        aggregate: str = "mean",
+        difference: bool = True,
+        residual: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(algebra)
+        if checked_channels("hidden_channels", hidden_channels) is None:
+            raise TypeError("hidden_channels: got None, wanted a positive int")
+        if aggregate not in ("mean", "sum"):
+            raise ValueError(f"aggregate: got {aggregate!r}, wanted 'mean' or 'sum'")
+        options = {"bias": False, "device": device, "dtype": dtype}
+        self.edge_channels = edge_channels and checked_channels("edge_channels", edge_channels)
+        self.aggregate = aggregate
+        self.residual = residual
+        self.receiver = MVLinear(in_channels, hidden_channels, algebra, **options)
+        self.sender = None if difference else MVLinear(in_channels, hidden_channels, algebra, **options)
+        self.edge = MVLinear(edge_channels, hidden_channels, algebra, **options) if edge_channels else None
+        # as lazy as the weights, so that either all parameters wait for the first input or none
+        outputs = None if is_lazy(self.receiver.weight) else hidden_channels
+        self.bias = self.parameter((outputs,), device, dtype)
+        self.message = message
+        self.update = update
+        self.finish_init()
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        assert self.receiver.out_channels is not None
+        return {"bias": (self.receiver.out_channels,)}
+
+    def reset_parameters(self) -> None:
+        """Draw the linear maps anew; ``message`` and ``update`` are left as they are."""
+        if self.receiver.in_channels is None:
+            return
+        nn.init.zeros_(self.bias)
+        # so that their sum has the size that one map of all inputs, concatenated, would give it
+        inputs = (1 if self.sender is None else 2) * self.receiver.in_channels + (self.edge_channels or 0)
+        for linear in (self.receiver, self.sender, self.edge):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=1 / math.sqrt(inputs))
+
+    def infer_channels(self, x: Tensor) -> None:
+        for linear in (self.receiver, self.sender):
+            if linear is not None and linear.has_uninitialized_params():
+                linear.initialize_parameters(x)
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor | Edges, edge_attr: Tensor | None = None, node_attr: Tensor | None = None
+    ) -> Tensor:
+        """Pass messages once.
+
+        Parameters
+        ----------
+        x : Tensor
+            ``(nodes, blades, in_channels)``.
+        edge_index : Tensor or Edges
+            ``(2, edges)``, from row 0 to row 1; or what several layers share of it, whose edges are sorted.
+        edge_attr : Tensor, optional
+            ``(edges, blades, edge_channels)``, in the order of ``edge_index``.
+        node_attr : Tensor, optional
+            ``(nodes, blades, node_channels)``, shown to ``update``.
+
+        Returns
+        -------
+        Tensor
+            ``(nodes, blades, channels)``.
+        """
+        check_input(self, "x", x, self.receiver.in_channels, self.bias)
+        if x.ndim != 3:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (nodes, blades, channels)")
+        if (edge_attr is None) != (self.edge is None):
+            got = "None" if edge_attr is None else f"shape {tuple(edge_attr.shape)}"
+            raise ValueError(f"edge_attr: got {got}, wanted {self.edge_channels} channels as edge_channels says")
+        if isinstance(edge_index, Edges):
+            edges = edge_index
+        else:
+            edges = Edges(edge_index, len(x))
+            edge_attr = None if edge_attr is None else edges.sorted(edge_attr)
+        if edges.nodes != len(x):
+            raise ValueError(f"x: got {len(x)} nodes, wanted {edges.nodes}, as the edges have")
+
+        heard = self.receiver(x)
+        said = heard if self.sender is None else self.sender(x)
+        heard = heard + F.embed(self.bias[None, None].to(heard.dtype), 0, self.algebra)
+        # in place: what is gathered is nobody else's, and as large as all edges
+        hidden = edges.from_target(heard)
+        hidden = hidden.sub_(edges.from_source(said)) if self.sender is None else hidden.add_(edges.from_source(said))
+        if self.edge is not None:
+            hidden = hidden.add_(self.edge(edge_attr))
+        messages = hidden if self.message is None else self.message(hidden)
+        received = edges.aggregate(messages, self.aggregate)
+        if self.update is None:
+            return received
+        inputs = [x, received] if node_attr is None else [x, received, node_attr]
+        out = self.update(torch.cat(inputs, -1))
+        return x + out if self.residual else out
+
+    def extra_repr(self) -> str:
+        return f"algebra={self.algebra.name!r}, aggregate={self.aggregate!r}, residual={self.residual}"

@@ -1,0 +1,243 @@
+"""The product layers of Clifford group networks: an input times a linear map of itself, and a term of first order."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+import cliffnn.functional as F
+from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.layers.linear import MVLinear
+from cliffnn.layers.normalization import NormalizationLayer
+
+
+class SteerableGP(MVLayer):
+    r"""Multiply an input with a normalised linear map of itself, and add a linear map of it.
+
+    .. math:: o = \frac{1}{\sqrt 2} \left(\operatorname{linear}_l(x) +
+        \operatorname{wgp}(x, \operatorname{normalize}(\operatorname{linear}_r(x)), w)\right)
+
+    Parameters
+    ----------
+    channels : int or None
+        None: taken from the first input.
+    algebra : str, int, tuple or Algebra
+    first_order : bool
+        Whether the linear map is added; without it there is no :math:`1/\sqrt 2` either.
+    normalization : float or None
+        Initial weight of the `NormalizationLayer` of the right factor; None: it is not normalised.
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    linear_left : MVLinear or None
+    linear_right : MVLinear
+        Without a bias.
+    normalization : NormalizationLayer or None
+    weight : Parameter
+        Of the product, ``(paths, channels)``, initially normal with variance 1 / (n + 1), n the dimension of space.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For channels that are no positive int, an unknown algebra, an input of another shape.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, equation 11, and the
+    authors' code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cliffnn.layers import SteerableGP
+    >>> SteerableGP(16, "R3")(torch.randn(5, 8, 16)).shape
+    torch.Size([5, 8, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        algebra: AlgebraLike | None = None,
+        first_order: bool = True,
+        normalization: float | None = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(algebra)
+        self.channels = checked_channels("channels", channels)
+        options = {"device": device, "dtype": dtype}
+        self.linear_left = MVLinear(channels, channels, algebra, **options) if first_order else None
+        self.linear_right = MVLinear(channels, channels, algebra, bias=False, **options)
+        self.normalization = _normalization(channels, algebra, normalization, options)
+        self.weight = self.parameter((len(self.algebra.paths), self.channels), device, dtype)
+        self.finish_init()
+
+    def infer_channels(self, x: Tensor) -> None:
+        if self.channels is None:
+            self.channels = (x if is_lazy(self.weight) else self.weight).shape[-1]
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        assert self.channels is not None
+        return {"weight": (len(self.algebra.paths), self.channels)}
+
+    def reset_parameters(self) -> None:
+        if self.channels is not None:
+            _reset(self)
+            nn.init.normal_(self.weight, std=1 / math.sqrt(self.algebra.dim + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, "x", x, self.channels, self.weight)
+        product = F.weighted_geometric_product(x, _right(self, x), self.weight, self.algebra)
+        return _with_first_order(self, x, product)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, algebra={self.algebra.name!r}"
+
+
+class FullyConnectedSteerableGP(MVLayer):
+    r"""`SteerableGP` with a weight for each path, output channel and input channel.
+
+    .. math:: o_c = \frac{1}{\sqrt 2} \left(\operatorname{linear}_l(x)_c + \sum_{c'} \sum_{(i, j, k)} w_{ijk,cc'}
+        \left\langle \langle x_{c'} \rangle_i \langle y_{c'} \rangle_j \right\rangle_k \right), \qquad
+        y = \operatorname{normalize}(\operatorname{linear}_r(x))
+
+    Parameters
+    ----------
+    in_channels : int or None
+        None: taken from the first input.
+    out_channels : int or None
+        None: as many as come in.
+    algebra : str, int, tuple or Algebra
+    first_order : bool
+        Whether the linear map is added; without it there is no :math:`1/\sqrt 2` either.
+    normalization : float or None
+        Initial weight of the `NormalizationLayer` of the right factor; None: it is not normalised.
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    linear_left : MVLinear or None
+    linear_right : MVLinear
+        From the input channels to as many, without a bias.
+    normalization : NormalizationLayer or None
+    weight : Parameter
+        Of the product, ``(paths, out_channels, in_channels)``, initially normal with variance
+        1 / (in_channels (n + 1)), n the dimension of space.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For channels that are no positive int, an unknown algebra, an input of another shape.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, equation 10, and the
+    authors' code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cliffnn.layers import FullyConnectedSteerableGP
+    >>> FullyConnectedSteerableGP(3, 16, "R3")(torch.randn(5, 8, 3)).shape
+    torch.Size([5, 8, 16])
+    """
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        out_channels: int | None,
+        algebra: AlgebraLike | None = None,
+        first_order: bool = True,
+        normalization: float | None = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(algebra)
+        self.in_channels = checked_channels("in_channels", in_channels)
+        self.out_channels = checked_channels("out_channels", out_channels)
+        options = {"device": device, "dtype": dtype}
+        self.linear_left = MVLinear(in_channels, out_channels, algebra, **options) if first_order else None
+        self.linear_right = MVLinear(in_channels, in_channels, algebra, bias=False, **options)
+        self.normalization = _normalization(in_channels, algebra, normalization, options)
+        len(self.algebra.products)  # made now: torch.compile can't trace the first use
+        shape = (len(self.algebra.paths), self.out_channels, self.in_channels)
+        self.weight = self.parameter(shape, device, dtype)
+        self.finish_init()
+
+    def infer_channels(self, x: Tensor) -> None:
+        loaded = (None, None) if is_lazy(self.weight) else self.weight.shape[1:]
+        self.in_channels = self.in_channels or loaded[1] or x.shape[-1]
+        self.out_channels = self.out_channels or loaded[0] or self.in_channels
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        assert self.in_channels is not None
+        assert self.out_channels is not None
+        return {"weight": (len(self.algebra.paths), self.out_channels, self.in_channels)}
+
+    def reset_parameters(self) -> None:
+        if self.in_channels is not None and self.out_channels is not None:
+            _reset(self)
+            nn.init.normal_(self.weight, std=1 / math.sqrt(self.in_channels * (self.algebra.dim + 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, "x", x, self.in_channels, self.weight)
+        # to become F.fully_connected_geometric_product, with the same arguments
+        product = _fully_connected_geometric_product(x, _right(self, x), self.weight, self.algebra)
+        return _with_first_order(self, x, product)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}"
+
+
+def _normalization(
+    channels: int | None, algebra: AlgebraLike | None, init: float | None, options: dict[str, Any]
+) -> NormalizationLayer | None:
+    return None if init is None else NormalizationLayer(channels, algebra, init, **options)
+
+
+def _reset(layer: SteerableGP | FullyConnectedSteerableGP) -> None:
+    for part in (layer.linear_left, layer.linear_right, layer.normalization):
+        if part is not None:
+            part.reset_parameters()
+
+
+def _right(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor) -> Tensor:
+    """The right factor."""
+    y = layer.linear_right(x)
+    return y if layer.normalization is None else layer.normalization(y)
+
+
+def _with_first_order(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor, product: Tensor) -> Tensor:
+    return product if layer.linear_left is None else (product + layer.linear_left(x)) * math.sqrt(0.5)
+
+
+def _fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
+    """The products of all paths, written out; then for each grade of the result one matrix product."""
+    left, right = x.unbind(-2), y.unbind(-2)
+    grades = algebra.grade_of_blades
+    products: dict[tuple[tuple[int, int, int], int], Tensor] = {}
+    for a, b, c, sign in algebra.products:
+        at = (grades[a], grades[b], grades[c]), c
+        if at in products:
+            products[at] = torch.addcmul(products[at], left[a], right[b], value=sign)
+        else:
+            products[at] = sign * left[a] * right[b]
+    out = []
+    nothing = torch.zeros_like(left[0])
+    for k, blades in enumerate(algebra.grade_slices):
+        chosen = [p for p, path in enumerate(algebra.paths) if path[2] == k]
+        rows = [
+            torch.cat([products.get((algebra.paths[p], c), nothing) for p in chosen], -1)
+            for c in range(blades.start, blades.stop)
+        ]
+        matrix = torch.cat([weight[p] for p in chosen], -1)
+        out.append(torch.stack(rows, -2) @ matrix.mT)
+    return torch.cat(out, -2)

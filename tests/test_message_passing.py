@@ -1,0 +1,193 @@
+"""Messages along edges: against plain loops, in every order, on graphs of every shape, and the same in every run."""
+
+import pytest
+import reference
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from cliffnn import functional as F
+from cliffnn.edges import Edges
+from cliffnn.layers import CliffordMessagePassing, MVLinear, SGPNormBlock
+from cliffnn.segments import Segments
+from cliffnn.testing import randomize_parameters
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # dynamo's own way with functions
+
+# node 3 has no edges, node 4 only hears, node 0 hears twice from node 1
+EDGES = torch.tensor([[1, 2, 0, 1, 2, 1], [0, 1, 2, 0, 4, 4]])
+NODES = 5
+
+
+def layer_of(edge_channels=2, message=True, update=True, channels=3, algebra="R2", **options):
+    layer = CliffordMessagePassing(
+        channels,
+        4,
+        algebra,
+        SGPNormBlock(4, algebra) if message else None,
+        MVLinear(channels + 4, channels, algebra) if update else None,
+        edge_channels,
+        **options,
+    ).double()
+    randomize_parameters(layer)
+    return layer
+
+
+def inputs_of(edge_channels=2, channels=3, blades=4):
+    x = torch.randn(NODES, blades, channels, dtype=torch.float64)
+    return x, torch.randn(EDGES.shape[1], blades, edge_channels, dtype=torch.float64) if edge_channels else None
+
+
+def plainly(layer, x, edge_index, edge_attr):
+    """The equations, one edge after the other."""
+
+    def linear(module, x):
+        return F.linear(x, module.weight, None, layer.algebra)
+
+    received = [[] for _ in x]
+    for e, (source, target) in enumerate(edge_index.T.tolist()):
+        sender = layer.sender or layer.receiver
+        sign = 1 if layer.sender else -1
+        hidden = linear(layer.receiver, x[target]) + sign * linear(sender, x[source])
+        if edge_attr is not None:
+            hidden = hidden + linear(layer.edge, edge_attr[e])
+        hidden = hidden + F.embed(layer.bias[None], 0, layer.algebra)
+        received[target].append(layer.message(hidden[None])[0] if layer.message else hidden)
+    nothing = torch.zeros(x.shape[1], 4, dtype=x.dtype)
+    sums = [torch.stack(m).sum(0) / (len(m) if layer.aggregate == "mean" else 1) if m else nothing for m in received]
+    aggregated = torch.stack(sums)
+    if layer.update is None:
+        return aggregated
+    update = layer.update(torch.cat([x, aggregated], -1))
+    return x + update if layer.residual else update
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+@pytest.mark.parametrize("difference", [True, False])
+@pytest.mark.parametrize("edge_channels", [0, 2])
+@pytest.mark.parametrize("whole", [True, False])
+def test_equals_loops_over_edges(aggregate, difference, edge_channels, whole):
+    layer = layer_of(edge_channels, whole, whole, aggregate=aggregate, difference=difference)
+    x, edge_attr = inputs_of(edge_channels)
+    wanted = plainly(layer, x, EDGES, edge_attr)
+    assert reference.relative_error(layer(x, EDGES, edge_attr), wanted) < 1e-12
+
+
+def test_the_order_of_edges_does_not_matter():
+    layer, (x, edge_attr) = layer_of(), inputs_of()
+    order = torch.randperm(EDGES.shape[1])
+    torch.testing.assert_close(layer(x, EDGES[:, order], edge_attr[order]), layer(x, EDGES, edge_attr))
+    edges = Edges(EDGES, NODES)
+    assert torch.equal(layer(x, edges, edges.sorted(edge_attr)), layer(x, EDGES, edge_attr))
+
+
+def test_derivatives_of_every_order():
+    layer, (x, edge_attr) = layer_of(), inputs_of()
+    inputs = [x.requires_grad_(), edge_attr.requires_grad_()]
+    assert gradcheck(lambda x, e: layer(x, EDGES, e), inputs, fast_mode=True)
+    assert gradgradcheck(lambda x, e: layer(x, EDGES, e), inputs, fast_mode=True)
+
+
+def test_gradients_of_parameters():
+    layer, (x, edge_attr) = layer_of(), inputs_of()
+    parameters = list(layer.parameters())
+    grad = torch.randn(NODES, 4, 3, dtype=torch.float64)
+    got = torch.autograd.grad(layer(x, EDGES, edge_attr), parameters, grad)
+    wanted = torch.autograd.grad(plainly(layer, x, EDGES, edge_attr), parameters, grad)
+    torch.testing.assert_close(got, wanted)
+
+
+def test_a_batch_of_graphs_is_each_of_them():
+    layer, (x, edge_attr) = layer_of(), inputs_of()
+    other = torch.randn_like(x)
+    batch = layer(torch.cat([x, other]), torch.cat([EDGES, EDGES + NODES], 1), edge_attr.repeat(2, 1, 1))
+    torch.testing.assert_close(batch, torch.cat([layer(x, EDGES, edge_attr), layer(other, EDGES, edge_attr)]))
+
+
+@pytest.mark.parametrize("nodes", [0, 3])
+def test_no_edges_and_no_nodes(nodes):
+    layer = layer_of(0)
+    x = torch.randn(nodes, 4, 3, dtype=torch.float64, requires_grad=True)
+    out = layer(x, torch.empty(2, 0, dtype=torch.int64))
+    wanted = x + layer.update(torch.cat([x, x.new_zeros(nodes, 4, 4)], -1))
+    torch.testing.assert_close(out, wanted)
+    out.sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_deterministic(device):
+    """Bit by bit, forward and backward, where many edges point to one node."""
+    layer = layer_of(0, channels=16).float().to(device)
+    x = torch.randn(10, 4, 16, device=device, requires_grad=True)
+    edges = torch.randint(0, 10, (2, 5000), device=device)
+    results = []
+    for _ in range(3):
+        out = layer(x, edges)
+        results.append((out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_segments(ascending, device):
+    """What a GPU and compiled code run, and what a CPU runs."""
+    index = torch.tensor([0, 0, 2, 2, 2] if ascending else [2, 0, 2, 0, 2], device=device)
+    x = torch.randn(5, 3, dtype=torch.float64, device=device, requires_grad=True)
+    segments = Segments(index, 4, ascending)
+    wanted = torch.stack([x[index == n].sum(0) for n in range(4)])
+    compiled = torch.compile(lambda x: segments.sum(x), backend="aot_eager", fullgraph=True)
+    for run in (segments.sum, compiled):
+        torch.testing.assert_close(run(x), wanted)
+    assert gradgradcheck(lambda x: segments.sum(x).sin(), [x])
+    assert gradgradcheck(lambda x: segments.spread(x).sin(), [wanted.detach().requires_grad_()])
+
+
+def test_compiled_without_breaks():
+    layer, (x, edge_attr) = layer_of(), inputs_of()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x.requires_grad_()
+    torch.testing.assert_close(compiled(x, EDGES, edge_attr), layer(x, EDGES, edge_attr))
+    got, wanted = (
+        torch.autograd.grad(f(x, EDGES, edge_attr).square().sum(), [x, *layer.parameters()]) for f in (compiled, layer)
+    )
+    torch.testing.assert_close(got, wanted)
+
+
+def test_lazy_channels():
+    layer = CliffordMessagePassing(None, 4, "R2", update=MVLinear(None, 3, "R2"), edge_channels=2)
+    x, edge_attr = (t.float() for t in inputs_of())
+    assert layer(x, EDGES, edge_attr).shape == x.shape
+    other = CliffordMessagePassing(None, 4, "R2", update=MVLinear(None, 3, "R2"), edge_channels=2)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x, EDGES, edge_attr), layer(x, EDGES, edge_attr))
+
+
+def test_wrong_inputs():
+    layer, (x, edge_attr) = layer_of(), inputs_of()
+    for broken, error, message in [
+        ((x, EDGES.int(), edge_attr), TypeError, r"edge_index: got torch.int32, wanted .* torch.int64"),
+        ((x, EDGES.T, edge_attr), ValueError, r"edge_index: got shape \(6, 2\), wanted \(2, edges\)"),
+        ((x[:4], EDGES, edge_attr), ValueError, "edge_index: got nodes 0 to 4, wanted 0 to 3"),
+        ((x[:4], Edges(EDGES, NODES), edge_attr), ValueError, "x: got 4 nodes, wanted 5"),
+        ((x, EDGES, edge_attr[:3]), ValueError, "edge_attr: got 3 rows, wanted 6"),
+        ((x, EDGES), ValueError, "edge_attr: got None, wanted 2 channels"),
+        ((x[0], EDGES, edge_attr), ValueError, r"x: got shape \(4, 3\), wanted \(nodes, blades, channels\)"),
+    ]:
+        with pytest.raises(error, match=message):
+            layer(*broken)
+    with pytest.raises(ValueError, match="aggregate: got 'max', wanted 'mean' or 'sum'"):
+        layer_of(aggregate="max")
+
+
+def test_pytorch_geometric():
+    data = pytest.importorskip("torch_geometric.data")
+    layer, (x, edge_attr) = layer_of(), inputs_of()
+    graph = data.Data(x=x, edge_index=EDGES, edge_attr=edge_attr)
+    batch = data.Batch.from_data_list([graph, graph])
+    out = layer(batch.x, batch.edge_index, batch.edge_attr)
+    torch.testing.assert_close(out, plainly(layer, x, EDGES, edge_attr).repeat(2, 1, 1))
+
+
+def test_modules_of_any_kind():
+    layer = CliffordMessagePassing(3, 4, "R2", nn.Identity(), aggregate="sum")
+    assert layer(torch.randn(5, 4, 3), EDGES).shape == (5, 4, 4)
