@@ -13,7 +13,6 @@ Everything a run makes goes to its own folder, ``runs/nbody_o3/version_<n>``.
 
 from __future__ import annotations
 
-import copy
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +25,9 @@ from torch import Tensor, nn
 # As a script, this file sees its own folder only; as a module, the repository as well.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cliffnn import functional as F
-from cliffnn.layers import MVLinear, SGPNormBlock
-from cliffnn.testing import equivariance_error, random_versor
 from examples.common.cli import Experiment
 from examples.common.data import ExperimentData
+from examples.common.networks import ParticleNetwork
 from examples.common.report import Report
 from examples.nbody.report import plot_trajectories
 from examples.nbody.simulation import STEPS_PER_FRAME, TIME_STEP, Recipe, simulate
@@ -38,45 +35,8 @@ from examples.nbody.simulation import STEPS_PER_FRAME, TIME_STEP, Recipe, simula
 ALGEBRA = "R3"
 
 
-def two_blocks(channels: int) -> nn.Sequential:
-    """The multivectors' perceptron.
-
-    The norm of the first block is how the network divides, and so comes to forces that fall off with distance. The
-    second block has none: what it says may be weak or strong.
-    """
-    return nn.Sequential(SGPNormBlock(channels, ALGEBRA), SGPNormBlock(channels, ALGEBRA, normalize=False))
-
-
-class Interaction(nn.Module):
-    r"""Every particle hears from all the others, and changes its state accordingly.
-
-    .. math:: m_{ij} = \phi(A h_i + B h_j + C e_{ij}), \qquad
-        h_i \leftarrow h_i + \psi(D [h_i, \operatorname{mean}_{j \neq i} m_{ij}])
-
-    Parameters
-    ----------
-    channels : int
-        Multivectors in the state of a particle.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.receiver = MVLinear(channels, channels, ALGEBRA)
-        self.sender = MVLinear(channels, channels, ALGEBRA)
-        self.pair = MVLinear(1, channels, ALGEBRA)
-        self.message = two_blocks(channels)
-        self.update = nn.Sequential(MVLinear(2 * channels, channels, ALGEBRA), two_blocks(channels))
-
-    def forward(self, nodes: Tensor, pairs: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
-        """Shapes: nodes ``(systems, particles, 8, channels)``, pairs ``(systems, pairs, 8, 1)``."""
-        hidden = self.receiver(nodes)[:, receivers] + self.sender(nodes)[:, senders] + self.pair(pairs)
-        # Pairs come sorted by receiver, so those of one particle are neighbours.
-        received = self.message(hidden).unflatten(1, (nodes.shape[1], -1)).mean(2)
-        return nodes + self.update(torch.cat([nodes, received], -1))
-
-
-class NBodyNetwork(nn.Module):
-    """Predict positions from charges, positions and velocities.
+class NBodyNetwork(ParticleNetwork):
+    """Predict positions from charges, positions and velocities, with messages between all pairs of particles.
 
     Parameters
     ----------
@@ -87,28 +47,7 @@ class NBodyNetwork(nn.Module):
     """
 
     def __init__(self, channels: int, layers: int):
-        super().__init__()
-        self.embedding = MVLinear(3, channels, ALGEBRA)
-        self.interactions = nn.ModuleList(Interaction(channels) for _ in range(layers))
-        self.readout = MVLinear(channels, 1, ALGEBRA)
-
-    def forward(self, charges: Tensor, positions: Tensor, velocities: Tensor) -> Tensor:
-        """Shapes: charges ``(systems, particles)``, all others ``(systems, particles, 3)``."""
-        particles = charges.shape[1]
-        receivers, senders = (~torch.eye(particles, dtype=torch.bool, device=charges.device)).nonzero().T
-
-        # Charges are scalars; positions, seen from their mean, and velocities are vectors.
-        centred = positions - positions.mean(1, keepdim=True)
-        scalars = F.embed(charges[..., None, None], 0, ALGEBRA)
-        vectors = F.embed(torch.stack([centred, velocities], -1), 1, ALGEBRA)
-        products = charges[:, receivers] * charges[:, senders]
-        pairs = F.embed(products[..., None, None], 0, ALGEBRA)
-
-        nodes = self.embedding(torch.cat([scalars, vectors], -1))
-        for interaction in self.interactions:
-            nodes = interaction(nodes, pairs, receivers, senders)
-        displacements = F.extract(self.readout(nodes), 1, ALGEBRA).squeeze(-1)
-        return positions + displacements
+        super().__init__(ALGEBRA, 0, channels, layers)
 
 
 class NBodyData(ExperimentData):
@@ -145,31 +84,13 @@ class NBodyData(ExperimentData):
         return charges, paths[:, 0], velocities[:, 0], paths[:, -1]
 
 
-def largest_equivariance_error(network: NBodyNetwork, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
-    """Relative error, in float64, by which predictions fail to follow rotations and reflections of the input."""
-    network = copy.deepcopy(network).cpu().double()
-    charges, positions, velocities = (x.cpu().double() for x in inputs)
-
-    def predict(*vectors: Tensor) -> Tensor:
-        x, v = (F.extract(vector, 1, ALGEBRA).squeeze(-1) for vector in vectors)
-        return F.embed(network(charges, x, v)[..., None], 1, ALGEBRA)
-
-    multivectors = [F.embed(x[..., None], 1, ALGEBRA) for x in (positions, velocities)]
-    generator = torch.Generator().manual_seed(0)
-    versors = [random_versor(ALGEBRA, odd, generator) for odd in (False, True) for _ in range(3)]
-    with torch.no_grad():
-        return max(max(equivariance_error(predict, ALGEBRA, *multivectors, versor=v)) for v in versors)
-
-
 def describe(report: Report) -> None:
     """What this experiment has to show."""
     charges, positions, velocities, targets = report.data.tensors("test")
     straight = positions + report.data.horizon * velocities
     report.figures = {"constant velocity": nn.functional.mse_loss(straight, targets).item(), **report.figures}
     report.errors_table("constant velocity")
-    sample = charges[:100], positions[:100], velocities[:100]
-    report.figures["equivariance"] = largest_equivariance_error(report.model.net, sample)
-    report.say(f"equivariance error {report.figures['equivariance']:.1e} (relative, float64, rotations and reflections)")
+    report.equivariance(ALGEBRA, (0, 1, 1), 1)
 
     paths = torch.from_numpy(report.data.arrays["test_positions"])
     figure = plot_trajectories(charges, paths, report.predictions()["trained"], straight)

@@ -112,7 +112,7 @@ class ExperimentCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         steps, every = self.trainer.max_steps, self.datamodule.validate_every
-        if self.subcommand == "fit" and (steps < 1 or steps > every and steps % every):
+        if self.subcommand == "fit" and (steps < 1 or (steps > every and steps % every)):
             raise ValueError(
                 f"trainer.max_steps: got {steps}, wanted a positive multiple of data.validate_every, {every}"
             )
@@ -126,7 +126,7 @@ class ExperimentCLI(LightningCLI):
             kwargs["logger"] = self.loggers()
         callbacks: list[Callback] = []
         if config["enable_checkpointing"] is not False:
-            callbacks += [checkpoints(model, name) for name, _ in model.networks()]
+            callbacks += checkpoints(model)
         if config["enable_progress_bar"] is not False:
             callbacks.append(StepBar())
         patience = self._get(self.config, "patience")
@@ -168,16 +168,21 @@ class ExperimentCLI(LightningCLI):
         return report.figures
 
 
-def checkpoints(model: Training, name: str) -> ModelCheckpoint:
-    """Keep the best state of a network; for the network itself also the last, to go on from."""
-    return ModelCheckpoint(
-        monitor=model.metric("val", name),
-        filename=f"best_{name}" if name else "best",
-        save_last=not name,
-        save_on_train_epoch_end=True,
-        save_weights_only=bool(name),
-        enable_version_counter=False,
-    )
+def checkpoints(model: Training) -> list[ModelCheckpoint]:
+    """Keep the best state of each network, and the last state of all, to go on from."""
+    best = [
+        ModelCheckpoint(
+            monitor=model.metric("val", name),
+            filename=f"best_{name}" if name else "best",
+            save_weights_only=True,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+        for name, _ in model.networks()
+    ]
+    # After the best ones, so that it knows their scores.
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=False, enable_version_counter=False)
+    return [*best, last]
 
 
 def check_checkpoint(path: str, model: LightningModule) -> None:
@@ -202,5 +207,5 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # they are the command line
     warnings.filterwarnings("ignore", message="GPU available but not used")  # as the configuration says
-
-
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a run that goes on has one
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning's use of torch's pytrees

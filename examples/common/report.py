@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -13,8 +15,11 @@ import matplotlib.pyplot as plt
 import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
+from cliffnn import Algebra
+from cliffnn import functional as F
+from cliffnn.testing import equivariance_error, random_versor
 from examples.common.data import ExperimentData
 from examples.common.logs import read_curve
 from examples.common.training import Training
@@ -63,9 +68,14 @@ class Report:
         self.trainer.precision_plugin.convert_module(self.model)
         self.model.to(self.trainer.strategy.root_device)
 
+    def networks(self) -> Iterator[tuple[str, nn.Module]]:
+        """The trained network and the baselines, by the names that their figures have."""
+        return ((name or "trained", net) for name, net in self.model.networks())
+
     def predictions(self) -> dict[str, Tensor]:
         """What each network, at its best, says about the test set."""
-        return {name or "trained": self.model.predict(net, "test").cpu() for name, net in self.model.networks()}
+        *inputs, _ = self.data.on(self.model.device, self.model.dtype, "test")
+        return {name: self.model.predict(net, *inputs).cpu() for name, net in self.networks()}
 
     def say(self, text: str) -> None:
         """Add a paragraph, which is printed as well."""
@@ -93,7 +103,44 @@ class Report:
         """Add a picture, saved in the run's folder."""
         figure.savefig(self.folder / f"{name}.png", dpi=130)
         plt.close(figure)
-        self.parts.append(f"![{caption}]({name}.png)\n\n*{caption}*")
+        self.show(f"{name}.png", caption)
+
+    def show(self, file: str, caption: str) -> None:
+        """Add a picture that lies in the run's folder."""
+        self.parts.append(f"![{caption}]({file})\n\n*{caption}*")
+
+    def equivariance(self, algebra: str, grades: tuple[int, ...], out: int) -> None:
+        """Add how far predictions are from following versors, even and odd, in float64: the largest relative error.
+
+        Parameters
+        ----------
+        algebra : str
+        grades : tuple of int
+            Of each of the network's inputs: components last, but for scalars and pseudoscalars.
+        out : int
+            Grade of the prediction.
+        """
+        algebra_ = Algebra(algebra)
+        network = copy.deepcopy(self.model.net).cpu().double()
+        *inputs, _ = (x[:100].cpu() for x in self.data.tensors("test"))
+
+        def to(x: Tensor, grade: int) -> Tensor:
+            return F.embed(x[..., None, None] if algebra_.grade_sizes[grade] == 1 else x[..., None], grade, algebra_)
+
+        def back(x: Tensor, grade: int) -> Tensor:
+            x = F.extract(x, grade, algebra_).squeeze(-1)
+            return x.squeeze(-1) if algebra_.grade_sizes[grade] == 1 else x
+
+        def predict(*x: Tensor) -> Tensor:
+            return to(network(*map(back, x, grades)), out)
+
+        multivectors = [to(x.double(), grade) for x, grade in zip(inputs, grades, strict=True)]
+        generator = torch.Generator().manual_seed(0)
+        versors = [random_versor(algebra, odd, generator) for odd in (False, True) for _ in range(3)]
+        with torch.no_grad():
+            errors = [equivariance_error(predict, algebra, *multivectors, versor=versor) for versor in versors]
+        self.figures["equivariance"] = max(map(max, errors))
+        self.say(f"equivariance error {self.figures['equivariance']:.1e} (relative, float64, even and odd versors)")
 
     def learning_curves(self, **levels: float) -> None:
         """Add training and validation error of each network against steps, and horizontal lines at some levels."""
@@ -125,7 +172,7 @@ class Report:
         print(f"report, pictures, checkpoints, logs and configuration in {self.folder}")
 
 
-def load_best(folder: Path, name: str, net: torch.nn.Module) -> None:
+def load_best(folder: Path, name: str, net: nn.Module) -> None:
     """Take the best state of one network from its checkpoint."""
     path = folder / (f"best_{name}.ckpt" if name else "best.ckpt")
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]

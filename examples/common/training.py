@@ -132,23 +132,23 @@ class Training(L.LightningModule):
 
     def errors(self, split: str) -> dict[str, float]:
         """The loss of each network on a whole split, in raw units."""
-        *_, targets = self.data.on(self.device, self.dtype, split)
-        criterion = LOSSES[self.loss]
-        return {
-            name: self.data.loss_unit * criterion(self.predict(net, split), targets).item()
-            for name, net in self.networks()
-        }
+        tensors = self.data.on(self.device, self.dtype, split)
+        return {name: self.error_of(net, tensors) for name, net in self.networks()}
+
+    def error_of(self, net: nn.Module, tensors: tuple[Tensor, ...]) -> float:
+        """The loss of a network on inputs and, last, targets, in raw units."""
+        *inputs, targets = tensors
+        return self.data.loss_unit * LOSSES[self.loss](self.predict(net, *inputs), targets).item()
 
     @torch.no_grad()
-    def predict(self, net: nn.Module, split: str) -> Tensor:
-        """What a network says about a whole split."""
-        *inputs, _ = self.data.on(self.device, self.dtype, split)
+    def predict(self, net: nn.Module, *inputs: Tensor) -> Tensor:
+        """What a network says, so many samples at a time."""
         net.eval()
         parts = zip(*(x.split(self.evaluation_batch) for x in inputs), strict=True)
         with self.trainer.precision_plugin.forward_context():
             prediction = torch.cat([net(*part) for part in parts])
         net.train()
-        return prediction.to(self.dtype)
+        return prediction.to(inputs[0].dtype)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = self.device.type == "cuda"
