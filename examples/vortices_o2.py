@@ -25,13 +25,13 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from examples.common.cli import Experiment
-from examples.common.data import SPLITS, ExperimentData
+from examples.common.data import SampledData
 from examples.common.networks import ParticleNetwork
 from examples.common.report import BASELINES, OURS, Report
 
 ALGEBRA = "R2"
 VORTICES = 4
-# Systems of the test set whose whole paths are kept, for pictures; and the moments kept of each.
+# Systems in the animation, and the moments of their paths.
 SHOWN, MOMENTS = 3, 121
 
 
@@ -79,64 +79,35 @@ def integrate(vorticities: np.ndarray, positions: np.ndarray, times: np.ndarray)
     return solution.y.T.reshape(len(times), -1, 2)
 
 
-class VortexData(ExperimentData):
+class VortexData(SampledData):
     """Systems of vortices, and where they are a time later.
 
     Parameters
     ----------
-    train, val, test : int
-        Systems; the smaller training set is a part of the larger.
     horizon : float
         Time from input to target.
-    data_seed : int
-        Of the generator that draws the systems.
     **options
-        As of every experiment's data.
+        As of all sampled data.
     """
 
     name = "vortices_o2"
 
-    def __init__(
-        self,
-        train: int = 1024,
-        val: int = 512,
-        test: int = 512,
-        horizon: float = 1.0,
-        data_seed: int = 0,
-        **options: Any,
-    ):
+    def __init__(self, horizon: float = 1.0, **options: Any):
         super().__init__(**options)
-        self.counts = dict(zip(SPLITS, (train, val, test), strict=True))
-        for split, count in self.counts.items():
-            if count < SHOWN:
-                raise ValueError(f"data.{split}: got {count}, wanted at least {SHOWN}")
         if not horizon > 0:
             raise ValueError(f"data.horizon: got {horizon}, wanted a positive time")
         self.horizon = horizon
-        self.data_seed = data_seed
 
     def recipe(self) -> dict[str, Any]:
-        return {"counts": self.counts, "horizon": self.horizon, "seed": self.data_seed}
+        return {**super().recipe(), "horizon": self.horizon}
 
-    def generate(self) -> dict[str, np.ndarray]:
-        arrays = {}
-        for number, (split, count) in enumerate(self.counts.items()):
-            rng = np.random.default_rng([self.data_seed, number])
-            systems = [draw_system(rng) for _ in range(count)]
-            vorticities, starts = (np.stack(parts) for parts in zip(*systems, strict=True))
-            times = np.array([0.0, self.horizon])
-            ends = [integrate(*system, times)[-1] for system in systems]
-            arrays[f"{split}_vorticities"] = vorticities
-            arrays[f"{split}_positions"] = np.stack([starts, np.stack(ends)], 1)
-        times = np.linspace(0, 4 * self.horizon, MOMENTS)
-        arrays["shown_paths"] = np.stack([integrate(*system, times) for system in systems[:SHOWN]])
-        return arrays
-
-    def tensors(self, split: str) -> tuple[Tensor, ...]:
-        vorticities, positions = (self.arrays[f"{split}_{part}"] for part in ("vorticities", "positions"))
-        velocities = velocities_of(vorticities, positions[:, 0])
-        arrays = vorticities, positions[:, 0], velocities, positions[:, 1]
-        return tuple(torch.from_numpy(array).float() for array in arrays)
+    def draw(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        systems = [draw_system(rng) for _ in range(count)]
+        times = np.array([0.0, self.horizon])
+        vorticities, starts = (np.stack(parts) for parts in zip(*systems, strict=True))
+        ends = np.stack([integrate(*system, times)[-1] for system in systems])
+        velocities = velocities_of(vorticities, starts)
+        return {"vorticities": vorticities, "positions": starts, "velocities": velocities, "targets": ends}
 
 
 def draw_system(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -204,7 +175,9 @@ def plot_generalisation(errors: dict[str, tuple[float, list[float]]], angles: li
 def animate(report: Report) -> None:
     """Add an animation: true vortices, and what was forecast for the moment one horizon before."""
     data, model = report.data, report.model
-    vorticities, paths = data.arrays["test_vorticities"][:SHOWN], data.arrays["shown_paths"]
+    vorticities, starts = (data.arrays[f"test_{part}"][:SHOWN] for part in ("vorticities", "positions"))
+    times = np.linspace(0, 4 * data.horizon, MOMENTS)
+    paths = np.stack([integrate(*system, times) for system in zip(vorticities, starts, strict=True)])
     ahead = (MOMENTS - 1) // 4
     forecasts = []
     with torch.no_grad():

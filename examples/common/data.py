@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,8 @@ class ExperimentData(L.LightningDataModule):
         Steps between two validations; checkpoints are written after each.
     block : int
         Steps in one call of `training_step`: Lightning's loop costs its time once a block.
+    limit : int, optional
+        Train on the first so many samples alone.
     seed : int
         Of the order of the samples.
     """
@@ -41,11 +44,18 @@ class ExperimentData(L.LightningDataModule):
     version: ClassVar[int] = 1  # to raise whenever a change of the code changes the numbers
 
     def __init__(
-        self, folder: str = "data", batch_size: int = 32, validate_every: int = 100, block: int = 32, seed: int = 0
+        self,
+        folder: str = "data",
+        batch_size: int = 32,
+        validate_every: int = 100,
+        block: int = 32,
+        limit: int | None = None,
+        seed: int = 0,
     ):
         super().__init__()
-        for argument, value in {"batch_size": batch_size, "validate_every": validate_every, "block": block}.items():
-            if value < 1:
+        counts = {"batch_size": batch_size, "validate_every": validate_every, "block": block, "limit": limit}
+        for argument, value in counts.items():
+            if value is not None and value < 1:
                 raise ValueError(f"data.{argument}: got {value}, wanted at least 1")
         self.folder = Path(folder)
         if not self.folder.absolute().parent.is_dir():
@@ -55,6 +65,7 @@ class ExperimentData(L.LightningDataModule):
         self.batch_size = batch_size
         self.validate_every = validate_every
         self.block = block
+        self.limit = limit
         self.seed = seed
         self.arrays: Arrays = {}
         self._placed: dict[Any, tuple[Tensor, ...]] = {}
@@ -70,6 +81,11 @@ class ExperimentData(L.LightningDataModule):
     def tensors(self, split: str) -> tuple[Tensor, ...]:
         """Inputs and, last, targets of `train`, `val` or `test`, along their first dimension the samples."""
         raise NotImplementedError
+
+    def training_size(self) -> int:
+        """How many samples are trained on."""
+        size = len(self.tensors("train")[-1])
+        return size if self.limit is None else min(size, self.limit)
 
     @property
     def loss_unit(self) -> float:
@@ -90,8 +106,9 @@ class ExperimentData(L.LightningDataModule):
         """The tensors of a split, on a device; floating ones in a dtype."""
         key = device, dtype, split
         if key not in self._placed:
+            size = self.training_size() if split == "train" else None
             self._placed[key] = tuple(
-                x.to(device, dtype if x.is_floating_point() else None) for x in self.tensors(split)
+                x[:size].to(device, dtype if x.is_floating_point() else None) for x in self.tensors(split)
             )
         return self._placed[key]
 
@@ -104,6 +121,46 @@ class ExperimentData(L.LightningDataModule):
 
     def test_dataloader(self) -> Blocks:
         return Blocks(1, 1)
+
+
+class SampledData(ExperimentData):
+    """Independent samples of a distribution; a smaller set is a part of a larger.
+
+    Parameters
+    ----------
+    train, val, test : int
+        Samples.
+    data_seed : int
+        Of the generator that draws them.
+    **options
+        As of every experiment's data.
+    """
+
+    def __init__(self, train: int = 1024, val: int = 512, test: int = 512, data_seed: int = 0, **options: Any):
+        super().__init__(**options)
+        self.counts = dict(zip(SPLITS, (train, val, test), strict=True))
+        for split, count in self.counts.items():
+            if count < 1:
+                raise ValueError(f"data.{split}: got {count}, wanted at least 1")
+        self.data_seed = data_seed
+
+    def recipe(self) -> dict[str, Any]:
+        return {"counts": self.counts, "seed": self.data_seed}
+
+    def draw(self, rng: np.random.Generator, count: int) -> Arrays:
+        """Draw so many samples: inputs and, last, targets, by name."""
+        raise NotImplementedError
+
+    def generate(self) -> Arrays:
+        arrays = {}
+        for number, (split, count) in enumerate(self.counts.items()):
+            drawn = self.draw(np.random.default_rng([self.data_seed, number]), count)
+            arrays |= {f"{split}_{part}": array for part, array in drawn.items()}
+        return arrays
+
+    def tensors(self, split: str) -> tuple[Tensor, ...]:
+        arrays = [array for name, array in self.arrays.items() if name.startswith(f"{split}_")]
+        return tuple(torch.from_numpy(array).float() for array in arrays)
 
 
 class Blocks:

@@ -98,7 +98,8 @@ class VectorsToScalar(nn.Module):
     r"""A scalar or a pseudoscalar of some vectors.
 
     Blocks of geometric products; then, for a pseudoscalar, what they leave in the last grade, and for a scalar, an
-    ordinary perceptron on the scalar parts and quadratic forms of each channel.
+    ordinary perceptron on the invariants of what goes into the blocks (which still tells how large it is) and of what
+    comes out.
 
     Parameters
     ----------
@@ -109,37 +110,37 @@ class VectorsToScalar(nn.Module):
         Multivectors in the hidden layers.
     layers : int
         Blocks.
-    pseudoscalar : bool
-        Whether the answer changes sign in a mirror.
-    hidden : int
-        Width of the ordinary perceptron.
+    normalize : bool
+        Whether the blocks normalise.
+    hidden : int or None
+        Width of the ordinary perceptron; None: the answer is the pseudoscalar.
     """
 
     def __init__(
-        self, algebra: str, vectors: int, channels: int, layers: int, pseudoscalar: bool = False, hidden: int = 64
+        self,
+        algebra: str,
+        vectors: int,
+        channels: int,
+        layers: int,
+        normalize: bool = True,
+        hidden: int | None = None,
     ):
         super().__init__()
         self.algebra = Algebra(algebra)
-        self.pseudoscalar = pseudoscalar
-        blocks = [SGPNormBlock(channels, algebra, normalize=k < layers - 1) for k in range(layers)]
-        self.blocks = nn.Sequential(MVLinear(vectors, channels, algebra), *blocks)
-        if pseudoscalar:
-            self.readout: nn.Module = MVLinear(channels, 1, algebra)
-        else:
-            self.readout = nn.Sequential(
-                nn.Linear(channels * (1 + len(self.algebra.grades)), hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, 1),
-            )
+        self.embedding = MVLinear(vectors, channels, algebra)
+        self.blocks = nn.Sequential(*(SGPNormBlock(channels, algebra, normalize) for _ in range(layers)))
+        self.readout: nn.Module = MVLinear(channels, 1, algebra)
+        self.pseudoscalar = hidden is None
+        if hidden is not None:
+            self.readout = MLP(2 * channels * (1 + len(self.algebra.grades)), hidden, 2)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """From ``(..., vectors, dimensions)`` to ``(...)``."""
-        x = self.blocks(F.embed(vectors.mT, 1, self.algebra))
+        """From ``(samples, vectors, dimensions)`` to ``(samples,)``."""
+        x = self.embedding(F.embed(vectors.mT, 1, self.algebra))
+        y = self.blocks(x)
         if self.pseudoscalar:
-            return F.extract(self.readout(x), self.algebra.dim, self.algebra)[..., 0, 0]
-        return self.readout(invariants(x, self.algebra)).squeeze(-1)
+            return F.extract(self.readout(y), self.algebra.dim, self.algebra)[:, 0, 0]
+        return self.readout(torch.cat([invariants(x, self.algebra), invariants(y, self.algebra)], -1))
 
 
 def invariants(x: Tensor, algebra: Algebra) -> Tensor:

@@ -92,7 +92,7 @@ class Training(L.LightningModule):
         return "/".join([split, self.loss] + [name] * (name != ""))
 
     def on_fit_start(self) -> None:
-        size = len(self.data.tensors("train")[-1])
+        size = self.data.training_size()
         trainer = self.trainer
         self.shuffle = Shuffle(size, self.data.batch_size, self.data.seed, trainer.global_rank, trainer.world_size)
 
