@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -57,12 +59,12 @@ class Experiment:
         if not args or args[0] not in COMMANDS:
             args = ["fit", *args]
         if not any(arg in ("-c", "--config", "-h", "--help") or arg.startswith("--config=") for arg in args):
-            args = [args[0], "--config", str(ROOT / "configs" / f"{name}_small.yaml"), *args[1:]]
+            args = [args[0], "--config", os.path.relpath(ROOT / "configs" / f"{name}_small.yaml"), *args[1:]]
         quiet()
         try:
             return ExperimentCLI(self, args)
         except (argparse.ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
-            sys.exit(f"{name}: " + " ".join(str(error).split()))
+            sys.exit(f"{name}: {one_line(error)}")
 
 
 class ExperimentCLI(LightningCLI):
@@ -122,6 +124,9 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         model = self._get(self.config_init, "model")
+        if self.subcommand != "fit":  # nothing is written
+            self.save_config_callback = None
+            return self._instantiate_trainer({**config, "logger": False, **kwargs}, [])
         if config["logger"] is None:
             kwargs["logger"] = self.loggers()
         callbacks: list[Callback] = []
@@ -131,15 +136,15 @@ class ExperimentCLI(LightningCLI):
             callbacks.append(StepBar())
         patience = self._get(self.config, "patience")
         if patience is not None:
-            callbacks.append(EarlyStopping(model.metric("val"), patience=patience))
+            callbacks.append(EarlyStopping(model.metric("val"), patience=patience, check_on_train_epoch_end=False))
         return self._instantiate_trainer({**config, **kwargs}, callbacks)
 
     def loggers(self) -> list[CSVLogger | TensorBoardLogger]:
         """CSV and TensorBoard in the run's folder; a run that goes on keeps its folder, if it has one."""
-        folder = Path(self._get(self.config, "runs"))
+        folder = Path(self._get(self.config, "runs")).resolve()  # checkpoints remember it
         name = self._get(self.config, "run_name") or self.experiment.data.name
         version = None
-        if self.subcommand == "fit" and self.checkpoint is not None:
+        if self.checkpoint is not None:
             run = Path(self.checkpoint).resolve().parent.parent
             if (run / "config.yaml").is_file():
                 folder, name, version = run.parent.parent, run.parent.name, run.name
@@ -155,7 +160,10 @@ class ExperimentCLI(LightningCLI):
     def carry_out(self) -> dict[str, float]:
         """Do what the command says."""
         if self.subcommand != "fit":
-            (results,) = getattr(self.trainer, self.subcommand)(**self.keywords)
+            getattr(self.trainer, self.subcommand)(**{**self.keywords, "verbose": False})
+            results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            for name, value in results.items():
+                print(f"{name} {value:.6g}")
             return results
         report = Report(self.experiment.data.name, self.trainer, self.model, self.datamodule)
         report.before()
@@ -199,6 +207,12 @@ def check_checkpoint(path: str, model: LightningModule) -> None:
                 f"ckpt_path: {path} is of another model: {name} has shape {got.get(name, 'none')} there, "
                 f"{wanted.get(name, 'none')} here"
             )
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without jsonargparse's list of all types that a value might have had."""
+    text = " ".join(str(error).split())
+    return re.sub(r"Does not validate against any of the Union subtypes.* Given value: ", "cannot be ", text)
 
 
 def quiet() -> None:

@@ -218,5 +218,7 @@ class Shuffle:
         return taken[:, self.rank]
 
     def _order(self, number: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed << 32) + number)
+        # torch's generator looks at the low half of a seed only
+        (state,) = np.random.SeedSequence([self.seed, number]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state))
         return torch.randperm(self.size, generator=generator)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from tqdm import tqdm
@@ -32,12 +33,12 @@ class ContinuedCSVLogger(CSVLogger):
                 self.log_metrics(values, step=int(row["step"]))
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> Any:
-        if self._experiment is None:
-            path = os.path.join(self.log_dir, "metrics.csv")
-            if os.path.isfile(path):
-                os.remove(path)  # read already
-        return super().experiment
+        # Lightning's writer removes the old file and says so; its rows are read already.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
+            return super().experiment
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,8 +170,9 @@ class Report:
         command = f"    python -m examples.{self.name} " + " ".join(arguments)
         page = [f"# {self.name}", command, facts, *self.parts]
         (self.folder / "report.md").write_text("\n\n".join(page) + "\n")
+        (self.folder / "figures.json").write_text(json.dumps(self.figures, indent=1) + "\n")
         print("\n" + "\n".join(self.lines) + facts)
-        print(f"report, pictures, checkpoints, logs and configuration in {self.folder}")
+        print(f"report, pictures, checkpoints, logs and configuration in {os.path.relpath(self.folder)}")
 
 
 def load_best(folder: Path, name: str, net: nn.Module) -> None:
