@@ -175,6 +175,13 @@ class Blocks:
     def __iter__(self) -> Iterator[int]:
         return iter(self.sizes)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: which samples come next, the number of steps done says."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Tells Lightning that a run can go on from here."""
+
 
 class Shuffle:
     """Pass after pass through the samples, each in another order.
