@@ -168,9 +168,10 @@ class ExperimentCLI(LightningCLI):
         report = Report(self.experiment.data.name, self.trainer, self.model, self.datamodule)
         report.before()
         self.trainer.fit(**self.keywords)
+        folder = Path(self.trainer.log_dir or ".")  # all processes have to ask
         if not self.trainer.is_global_zero:
             return {}
-        report.after()
+        report.after(folder)
         self.experiment.describe(report)
         report.write(self.arguments)
         return report.figures
@@ -221,5 +222,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # they are the command line
     warnings.filterwarnings("ignore", message="GPU available but not used")  # as the configuration says
+    # every process measures the whole split
+    warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a run that goes on has one
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning's use of torch's pytrees

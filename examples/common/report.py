@@ -44,18 +44,15 @@ class Report:
         self.parts: list[str] = []
         self.lines: list[str] = []
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.trainer.log_dir or ".")
-
     def before(self) -> None:
         """Measure the untrained network."""
         self.data.prepare_data()
         self.attach()
         self.untrained = self.model.errors("test")[""]
 
-    def after(self) -> None:
-        """Take the best state of each network, measure it on the test set, and draw the learning curves."""
+    def after(self, folder: Path) -> None:
+        """Take the best state of each network from the run's folder, and measure it on the test set."""
+        self.folder = folder
         for name, net in self.model.networks():
             load_best(self.folder / "checkpoints", name, net)
         self.attach()
