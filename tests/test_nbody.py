@@ -15,21 +15,24 @@ import torch
 
 from cliffnn import functional as F
 from cliffnn.testing import assert_equivariant, randomize_parameters
-from examples.nbody import report, simulation
-from examples.nbody.simulation import Recipe, load_or_simulate, reflect_into_box, simulate
-from examples.nbody_o3 import ROOT, NBodyNetwork, build, learning_rate_factor, main
+from examples.common.cli import ROOT
+from examples.common.logs import read_curve
+from examples.common.training import learning_rate_factor
+from examples.nbody import simulation
+from examples.nbody.simulation import Recipe, reflect_into_box, simulate
+from examples.nbody_o3 import EXPERIMENT, NBodyNetwork, main
 
 SMALL = Recipe(train=2, val=1, test=2, stream=(3, 2, 2), first_frame=0, last_frame=1)
 TINY_RUN = [
-    "--data.recipe.train=8",
-    "--data.recipe.val=4",
-    "--data.recipe.test=4",
-    "--data.recipe.stream=[9, 5, 4]",
+    "--data.trajectories.train=8",
+    "--data.trajectories.val=4",
+    "--data.trajectories.test=4",
+    "--data.trajectories.stream=[9, 5, 4]",
     "--data.batch_size=2",
-    "--model.channels=4",
-    "--model.layers=1",
+    "--data.block=2",
+    "--model.net.channels=4",
+    "--model.net.layers=1",
     "--trainer.max_steps=3",
-    "--trainer.log_every_n_steps=1",
 ]
 
 
@@ -123,60 +126,6 @@ def test_impossible_recipe_is_refused(changes: dict[str, int]):
         replace(SMALL, **changes)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def replace_by_text(path: Path) -> None:
-    path.write_text("no archive")
-
-
-def replace_by_other_arrays(path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, train_positions=np.zeros(3))
-
-
-def change_a_number(path: Path) -> None:
-    with np.load(path) as file:
-        data = dict(file)
-    data["test_positions"][0, 0, 0, 0] += 1
-    with path.open("wb") as file:
-        np.savez(file, **data)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [truncate, replace_by_text, replace_by_other_arrays, change_a_number, empty])
-def test_damaged_cache_is_simulated_again(damage, tmp_path: Path):
-    original = load_or_simulate(SMALL, tmp_path, progress=False)
-    (path,) = tmp_path.iterdir()
-    damage(path)
-    again = load_or_simulate(SMALL, tmp_path, progress=False)
-    np.testing.assert_array_equal(again["test_positions"], original["test_positions"])
-    assert simulation.read_cache(path, SMALL) is not None
-    assert list(tmp_path.iterdir()) == [path], "a temporary file was left behind"
-
-
-def test_cache_is_read_and_belongs_to_one_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original = load_or_simulate(SMALL, tmp_path, progress=False)
-    other = replace(SMALL, seed=44)
-    (path,) = tmp_path.iterdir()
-    assert simulation.read_cache(path, other) is None
-    monkeypatch.setattr(simulation, "simulate", lambda *_: pytest.fail("simulated although cached"))
-    cached = load_or_simulate(SMALL, tmp_path)
-    assert original.keys() == cached.keys()
-
-
-def test_unwritable_cache_folder_warns_once(tmp_path: Path):
-    (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="could not be stored") as caught:
-        data = load_or_simulate(SMALL, tmp_path / "file" / "folder", progress=False)
-    assert len(caught) == 1
-    assert data["train_positions"].shape == (2, 2, 5, 3)
-
-
 @pytest.fixture(scope="module")
 def network() -> NBodyNetwork:
     generator = torch.Generator().manual_seed(0)
@@ -242,43 +191,38 @@ def test_three_steps_through_the_command_line(tmp_path: Path, monkeypatch: pytes
     for row in ("constant velocity", "untrained", "trained", "equivariance error", "runs/nbody_o3/version_0"):
         assert row in printed
     run = tmp_path / "runs" / "nbody_o3" / "version_0"
-    for name in ("config.yaml", "metrics.csv", "trajectories.png", "learning_curve.png", "checkpoints/best.ckpt"):
+    names = ["config.yaml", "metrics.csv", "trajectories.png", "learning_curve.png", "report.md", "figures.json"]
+    for name in [*names, "checkpoints/best.ckpt", "checkpoints/last.ckpt"]:
         assert (run / name).stat().st_size > 0, name
+    assert list(run.glob("events.out.tfevents.*"))
+    assert "trajectories.png" in (run / "report.md").read_text()
 
-    # The saved configuration is a run of its own, and a checkpoint can be gone on with.
-    again = main(
-        ["--config", str(run / "config.yaml"), "--trainer.max_steps=5", f"--resume={run}/checkpoints/last.ckpt"]
-    )
+    # The saved configuration is a run of its own, and a checkpoint can be gone on with, in the same folder.
+    more = ["--trainer.max_steps=5", "--data.validate_every=1", f"--ckpt_path={run}/checkpoints/last.ckpt"]
+    again = main([f"--config={run}/config.yaml", *more])
     assert again["untrained"] == results["untrained"]
-    steps, _ = report.read_curve(tmp_path / "runs" / "nbody_o3" / "version_1" / "metrics.csv", "train/mse")
-    assert steps == [3, 4]
+    steps, _ = read_curve(run / "metrics.csv", "train/mse")
+    assert steps == [2, 3, 4, 5]
 
 
-def test_paper_configuration_is_the_papers():
-    cli = build(["--config", str(ROOT / "configs" / "nbody_o3_paper.yaml"), "--trainer.accelerator=cpu"])
-    published = {
-        "channels": 28,
-        "layers": 3,
-        "learning_rate": 0.004,
-        "weight_decay": 1e-4,
-        "warmup": 1 / 64,
-        "decay": 0.25,
-    }
-    assert {name: cli.model.hparams[name] for name in published} == published
+def test_published_configuration_is_the_papers():
+    cli = EXPERIMENT.build(["--config", str(ROOT / "configs" / "nbody_o3.yaml"), "--trainer.accelerator=cpu"])
+    published = {"learning_rate": 0.004, "weight_decay": 1e-4, "warmup": 1 / 64, "decay": 0.25}
+    assert {name: getattr(cli.model, name) for name in published} == published
     assert (cli.datamodule.batch_size, cli.trainer.max_steps) == (100, 131_072)
-    assert cli.datamodule.recipe == Recipe(train=3000, val=2000, test=2000)
+    assert cli.datamodule.trajectories == Recipe(train=3000, val=2000, test=2000)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--model.chanels=3"], "chanels"),
+        (["--model.net.chanels=3"], "chanels"),
         (["--config=missing.yaml"], "missing.yaml"),
-        (["--resume=missing.ckpt"], "missing.ckpt"),
+        (["--ckpt_path=missing.ckpt"], "missing.ckpt"),
         (["--trainer.max_steps=many"], "many"),
         (["--trainer.max_steps=-1"], "max_steps"),
-        (["--model.channels=0"], "channels"),
-        (["--data.recipe.train=20000"], "train"),
+        (["--model.net.channels=0"], "channels"),
+        (["--data.trajectories.train=20000"], "train"),
     ],
 )
 def test_wrong_configuration_ends_in_one_clear_line(args: list[str], message: str):
@@ -293,8 +237,8 @@ def test_wrong_configuration_ends_in_one_clear_line(args: list[str], message: st
 @pytest.mark.parametrize("command", [["examples/nbody_o3.py"], ["-m", "examples.nbody_o3"]])
 def test_runs_as_script_and_as_module(command: list[str]):
     result = subprocess.run(
-        [sys.executable, *command, "--model.channels=none"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, *command, "--model.net.channels=none"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert "model.channels" in result.stderr
+    assert "channels" in result.stderr
     assert "Traceback" not in result.stderr

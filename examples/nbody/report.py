@@ -1,38 +1,20 @@
-"""What a run has to show: a table and two pictures."""
+"""The picture of the n-body experiment."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 POSITIVE, NEGATIVE, NEUTRAL = "#c0392b", "#2166ac", "#888888"
 
 
-def print_table(results: dict[str, float], folder: Path) -> None:
-    """Print test errors, each beside how many times smaller it is than that of constant velocity."""
-    baseline = results["constant velocity"]
-    print(f"\n{'':26}{'test MSE':>10}{'':4}{'improvement':>12}")
-    for name in ("constant velocity", "untrained", "trained"):
-        print(f"{name:26}{results[name]:10.4f}{'':4}{baseline / results[name]:11.1f}x")
-    print(f"\nequivariance error {results['equivariance']:.1e} (relative, float64, rotations and reflections)")
-    print(f"pictures, checkpoints, metrics and configuration in {folder}")
-
-
-def plot_trajectories(path: Path, charges: Tensor, paths: Tensor, predictions: Tensor, straight: Tensor) -> None:
+def plot_trajectories(charges: Tensor, paths: Tensor, predictions: Tensor, straight: Tensor) -> Figure:
     """Draw true paths, predictions and constant velocity for a few test systems.
 
     Parameters
     ----------
-    path : Path
-        The picture.
     charges : Tensor
         ``(systems, particles)``.
     paths : Tensor
@@ -64,8 +46,7 @@ def plot_trajectories(path: Path, charges: Tensor, paths: Tensor, predictions: T
         axis.set_aspect("equal", adjustable="datalim")
         axis.tick_params(labelsize=8)
     figure.legend(handles=trajectory_legend(), loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    return figure
 
 
 def widest_plane(positions: np.ndarray) -> np.ndarray:
@@ -86,34 +67,3 @@ def trajectory_legend() -> list[plt.Line2D]:
         entry("prediction", color="black", marker="x", markeredgewidth=2, linestyle="none"),
         entry("constant velocity", color=NEUTRAL, marker="o", fillstyle="none", linestyle=":"),
     ]
-
-
-def plot_learning_curve(path: Path, metrics: Path, results: dict[str, float]) -> None:
-    """Draw training and validation error against steps, with the constant-velocity baseline.
-
-    Parameters
-    ----------
-    path : Path
-        The picture.
-    metrics : Path
-        The CSV log of the run.
-    results : dict
-        Test errors by name.
-    """
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for split, style in (("train", {"color": NEUTRAL, "linewidth": 1}), ("val", {"color": NEGATIVE, "marker": "o"})):
-        steps, errors = read_curve(metrics, f"{split}/mse")
-        axis.plot(steps, errors, label={"train": "training", "val": "validation"}[split], **style)
-    axis.axhline(results["constant velocity"], color=POSITIVE, linestyle=":", label="constant velocity (test)")
-    axis.axhline(results["trained"], color="black", linestyle="--", linewidth=1, label="best checkpoint (test)")
-    axis.set(xlabel="step", ylabel="mean squared error", yscale="log")
-    axis.legend(frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def read_curve(metrics: Path, name: str) -> tuple[list[int], list[float]]:
-    """Read steps and values of one quantity from a CSV log; rows without it are those of others."""
-    with metrics.open(newline="") as file:
-        rows = [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
-    return [step for step, _ in rows], [value for _, value in rows]

@@ -1,4 +1,4 @@
-"""The charged-particles data set of the EGNN paper, simulated and cached.
+"""The charged-particles data set of the EGNN paper, simulated.
 
 Five charged particles in space, free but for the Coulomb force. The recipe fixes the data down to the order in
 which random numbers are drawn, so that test errors compare with published ones.
@@ -6,13 +6,7 @@ which random numbers are drawn, so that test errors compare with published ones.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import warnings
-import zipfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -23,8 +17,6 @@ MAX_FORCE = 100.0
 SPEED = 0.5
 BOX = 5.0
 PARTICLES = 5
-# Part of the fingerprint: raise it whenever a change here changes the numbers.
-VERSION = 1
 # Small enough that the arrays of one chunk stay in the processor's cache through all time steps.
 CHUNK = 500
 
@@ -61,12 +53,6 @@ class Recipe:
                 raise ValueError(f"{name}: wanted 1 to {available} trajectories, got {wanted}")
         if not 0 <= self.first_frame <= self.last_frame:
             raise ValueError(f"frames: wanted 0 <= first <= last, got {self.first_frame} and {self.last_frame}")
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal name that changes with everything that decides the data."""
-        text = json.dumps([VERSION, asdict(self)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def draw_initial_states(rng: np.random.RandomState, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,53 +155,3 @@ def simulate(recipe: Recipe, progress: bool = True) -> dict[str, np.ndarray]:
             data[f"{split}_positions"] = positions.astype(np.float32)
             data[f"{split}_velocities"] = velocities.astype(np.float32)
     return data
-
-
-def load_or_simulate(recipe: Recipe, folder: Path, progress: bool = True) -> dict[str, np.ndarray]:
-    """Return the data from the cache; where it is not there or not whole, simulate it and store it.
-
-    A folder that cannot be written costs the next run a simulation, and this one a warning.
-    """
-    path = folder / f"nbody_o3-{recipe.fingerprint}.npz"
-    data = read_cache(path, recipe)
-    if data is None:
-        data = simulate(recipe, progress)
-        try:
-            write_cache(path, recipe, data)
-        except OSError as error:
-            warnings.warn(f"the simulated data could not be stored in {path}: {error}", stacklevel=2)
-    return data
-
-
-def read_cache(path: Path, recipe: Recipe) -> dict[str, np.ndarray] | None:
-    """Return the arrays of a cache file, or None if it is missing, truncated, or not what the recipe makes."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            data = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile):
-        return None
-    seal = data.pop("seal", None)
-    if seal is None or str(seal) != seal_of(recipe, data):
-        return None
-    return data
-
-
-def write_cache(path: Path, recipe: Recipe, data: dict[str, np.ndarray]) -> None:
-    """Write the arrays at once: a reader, or a second run beside this one, never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, seal=np.array(seal_of(recipe, data)), **data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def seal_of(recipe: Recipe, data: dict[str, np.ndarray]) -> str:
-    """Hash of the recipe and of the arrays' names, shapes and bytes."""
-    digest = hashlib.sha256(recipe.fingerprint.encode())
-    for name, array in sorted(data.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -1,0 +1,193 @@
+"""Training that costs Lightning's loop once a block of steps, and goes on from a checkpoint exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from examples.common.data import ExperimentData, Shuffle
+from examples.common.logs import ContinuedCSVLogger
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": nn.functional.mse_loss,
+    "bce": nn.functional.binary_cross_entropy_with_logits,
+}
+
+
+class Training(L.LightningModule):
+    """Train a network, and beside it baselines on the same batches.
+
+    Each network has its own loss and its own clipping, and Adam treats each parameter for itself: all of them train
+    as they would alone.
+
+    Parameters
+    ----------
+    net : Module
+        From the inputs that the data give to a prediction of the targets.
+    baselines : dict of Module, optional
+        By name.
+    loss : {"mse", "bce"}
+        Mean squared error, or binary cross entropy of logits.
+    learning_rate, weight_decay : float
+        Of Adam.
+    warmup, decay : float
+        Parts of the training in which the learning rate rises and falls, each as half a cosine.
+    clip : float, optional
+        Largest norm of a network's gradient.
+    compile : str, optional
+        A mode of `torch.compile`, as ``default`` or ``reduce-overhead``, for networks and loss; null: eager.
+    evaluation_batch : int
+        Samples at once where no gradient is taken.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        baselines: dict[str, nn.Module] | None = None,
+        loss: Literal["mse", "bce"] = "mse",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        warmup: float = 0.0,
+        decay: float = 0.0,
+        clip: float | None = None,
+        compile: str | None = None,
+        evaluation_batch: int = 2048,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = net
+        self.baselines = nn.ModuleDict(baselines or {})
+        self.loss = loss
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.decay = decay
+        self.clip = clip
+        self.evaluation_batch = evaluation_batch
+        self.seconds = 0.0
+        self._error: Callable[..., Tensor] = self._eager_error
+        if compile is not None:
+            self._error = torch.compile(self._eager_error, mode=compile)
+        self._compiled = compile is not None
+
+    @property
+    def data(self) -> ExperimentData:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ExperimentData)
+        return data
+
+    def networks(self) -> Iterator[tuple[str, nn.Module]]:
+        """The network, named "", and the baselines."""
+        yield "", self.net
+        yield from self.baselines.items()
+
+    def metric(self, split: str, name: str = "") -> str:
+        """What the loss of a network is logged as."""
+        return "/".join([split, self.loss] + [name] * (name != ""))
+
+    def on_fit_start(self) -> None:
+        size = self.data.training_size()
+        trainer = self.trainer
+        self.shuffle = Shuffle(size, self.data.batch_size, self.data.seed, trainer.global_rank, trainer.world_size)
+
+    def training_step(self, steps: int, batch_idx: int) -> None:
+        start, first = time.perf_counter(), self.global_step
+        count = min(steps, self.trainer.max_steps - first)
+        tensors = self.data.on(self.device, self.dtype, "train")
+        optimizer = self.optimizers()
+        totals = torch.zeros(1 + len(self.baselines), device=self.device)
+        for step, samples in enumerate(self.shuffle(first, count, self.device), first):
+            factor = learning_rate_factor(step, self.trainer.max_steps, self.warmup, self.decay)
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * factor
+            optimizer.zero_grad()
+            if self._compiled:
+                torch.compiler.cudagraph_mark_step_begin()
+            errors = [self._error(net, *(x[samples] for x in tensors)) for _, net in self.networks()]
+            self.manual_backward(torch.stack(errors).sum())
+            if self.clip is not None:
+                for _, net in self.networks():
+                    nn.utils.clip_grad_norm_(net.parameters(), self.clip)
+            optimizer.step()
+            totals += torch.stack(errors).detach()
+        # The one moment of a block in which the host waits for the device.
+        means = (totals * (self.data.loss_unit / count)).tolist()
+        self.seconds += time.perf_counter() - start
+        self._record({self.metric("train", name): m for (name, _), m in zip(self.networks(), means, strict=True)})
+
+    def validation_step(self, whole: int, batch_idx: int) -> None:
+        errors = {self.metric("val", name): error for name, error in self.errors("val").items()}
+        self.log_dict(errors, logger=False, batch_size=1)  # for checkpoints and early stopping
+        self._record(errors)
+
+    def test_step(self, whole: int, batch_idx: int) -> None:
+        errors = {self.metric("test", name): error for name, error in self.errors("test").items()}
+        self.log_dict(errors, logger=False, batch_size=1)
+
+    def errors(self, split: str) -> dict[str, float]:
+        """The loss of each network on a whole split, in raw units."""
+        tensors = self.data.on(self.device, self.dtype, split)
+        return {name: self.error_of(net, tensors) for name, net in self.networks()}
+
+    def error_of(self, net: nn.Module, tensors: tuple[Tensor, ...]) -> float:
+        """The loss of a network on inputs and, last, targets, in raw units."""
+        *inputs, targets = tensors
+        return self.data.loss_unit * LOSSES[self.loss](self.predict(net, *inputs), targets).item()
+
+    @torch.no_grad()
+    def predict(self, net: nn.Module, *inputs: Tensor) -> Tensor:
+        """What a network says, so many samples at a time."""
+        net.eval()
+        parts = zip(*(x.split(self.evaluation_batch) for x in inputs), strict=True)
+        with self.trainer.precision_plugin.forward_context():
+            prediction = torch.cat([net(*part) for part in parts])
+        net.train()
+        return prediction.to(inputs[0].dtype)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        fused = self.device.type == "cuda"
+        return torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seconds"] = self.seconds
+        checkpoint["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["random_cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seconds = checkpoint["seconds"]
+        self._random = {name: checkpoint[name].cpu() for name in ("random", "random_cuda") if name in checkpoint}
+
+    def on_train_start(self) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, ContinuedCSVLogger):
+                logger.keep(self.global_step)
+        # Last of all that happens before the first step, so that dropout, say, goes on as it would have.
+        random = getattr(self, "_random", {})
+        if "random" in random:
+            torch.set_rng_state(random["random"])
+        if "random_cuda" in random and self.device.type == "cuda":
+            torch.cuda.set_rng_state(random["random_cuda"], self.device)
+
+    def _eager_error(self, net: nn.Module, *batch: Tensor) -> Tensor:
+        *inputs, targets = batch
+        return LOSSES[self.loss](net(*inputs), targets)
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        # Past Lightning's own log, which counts blocks as steps and takes its time.
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.global_step)
+        self.latest = {**getattr(self, "latest", {}), **metrics}
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float, decay: float) -> float:
+    """Rise over the first part of all steps and fall over the last part, each as half a cosine."""
+    rising = (step + 1) / max(1, warmup * steps)
+    falling = (steps - step) / max(1, decay * steps)
+    return (1 - math.cos(math.pi * min(1, rising, falling))) / 2
