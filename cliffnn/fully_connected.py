@@ -122,12 +122,7 @@ def _gelu(x: Tensor) -> Tensor:
 
 def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
     """The gradient with respect to x, from that with respect to `gelu` of x."""
-    higher = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # a view, not a copy: with create_graph the result stays connected to what was saved
-        x = x.view_as(x) if higher else x.detach().requires_grad_()
-        (result,) = torch.autograd.grad(geometric_op("gelu", algebra, [x]), x, grad, create_graph=higher)
-    return result
+    return geometric_op("gelu.vjp(out:x)", algebra, [x, grad])
 
 
 def _transformed() -> bool:
