@@ -19,9 +19,11 @@ def truth(x, weight, bias, grad, algebra):
     if bias is not None:
         out[:, 0] += bias
     grad_x = torch.stack([grad[:, b] @ weight[k] for b, k in enumerate(grades)], 1)
+    # a batched product adds up all rows one after the other; a single one may split so long a sum, and err less
+    of_blades = grad.permute(1, 2, 0) @ x.transpose(0, 1)
     grad_weight = torch.zeros_like(weight)
     for b, k in enumerate(grades):
-        grad_weight[k] += grad[:, b].T @ x[:, b]
+        grad_weight[k] += of_blades[b]
     return out, grad_x, grad_weight
 
 

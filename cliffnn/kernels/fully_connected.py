@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 import triton
@@ -21,6 +22,7 @@ from cliffnn.kernels.linear import _precision
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.sums import sums
+from cliffnn.kernels.tables import table
 
 
 @dataclass(frozen=True)
@@ -373,4 +375,5 @@ def tables(algebra: Algebra, wanted: str) -> tuple[list[list[int]], list[list[in
 
 @functools.cache
 def _tables(algebra: Algebra, wanted: str, device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(torch.tensor(table, dtype=torch.int32, device=device) for table in tables(algebra, wanted))
+    grades, paths, terms = tables(algebra, wanted)
+    return tuple(table(tuple(values), device) for values in (chain(*grades), chain(*paths), terms))

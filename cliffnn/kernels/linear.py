@@ -16,6 +16,7 @@ from cliffnn.algebra import Algebra
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.sums import sums
+from cliffnn.kernels.tables import table
 
 # Channels above which torch's own matrix product is faster.
 _WIDE = 128
@@ -126,7 +127,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
     grid = (-(-rows // _ROWS) * blades, columns, 1)
     # without a bias the kernel reads none, but wants a pointer
     given = weight if bias is None else bias.contiguous()
-    run(grid, (x, weight, given, out, _grades(algebra, x.device)), rows)
+    run(grid, (x, weight, given, out, table(algebra.grade_of_blades, x.device)), rows)
     return out
 
 
@@ -194,9 +195,3 @@ def _backward(algebra: Algebra, inputs: int, outputs: int, precision: str) -> tu
         "PRECISION": precision,
     }
     return Prepared(linear_bwd_kernel, constants, warps=4, num_stages=3), -(-outputs // out) * -(-inputs // into)
-
-
-@functools.cache
-def _grades(algebra: Algebra, device: torch.device) -> Tensor:
-    """The grade of each blade."""
-    return torch.tensor(algebra.grade_of_blades, dtype=torch.int32, device=device)

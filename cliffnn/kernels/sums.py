@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cliffnn.kernels.prepared import Prepared
+from cliffnn.kernels.tables import table
 
 _PARTS, _BLOCK = 64, 32
 
@@ -57,7 +58,7 @@ def sums(partial: Tensor, starts: tuple[int, ...], dtype: torch.dtype) -> Tensor
     out = partial.new_empty(len(starts) - 1, *partial.shape[2:], dtype=dtype)
     size = out[0].numel()
     grid = (-(-size // _BLOCK), len(starts) - 1, 1)
-    _prepared(size, partial.dtype)(grid, (partial, out, _table(starts, partial.device)), partial.shape[1])
+    _prepared(size, partial.dtype)(grid, (partial, out, table(starts, partial.device)), partial.shape[1])
     return out
 
 
@@ -66,8 +67,3 @@ def _prepared(size: int, dtype: torch.dtype) -> Prepared:
     compute = tl.float64 if dtype == torch.float64 else tl.float32
     constants = {"SIZE": size, "PARTS": _PARTS, "BLOCK": _BLOCK, "COMPUTE": compute}
     return Prepared(sums_kernel, constants, warps=4)
-
-
-@functools.cache
-def _table(starts: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(starts, dtype=torch.int32, device=device)
