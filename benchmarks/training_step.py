@@ -109,7 +109,13 @@ def captured(loss: Callable[[], Tensor], module: nn.Module) -> Callable[[], Any]
     with torch.cuda.graph(cuda_graph):
         loss().backward()
         optimizer.step()
-    return cuda_graph.replay
+
+    def step() -> None:
+        cuda_graph.replay()
+
+    # the graph reads and writes the optimizer's state, which must not be given to others
+    step.optimizer = optimizer  # type: ignore[attr-defined]
+    return step
 
 
 def milliseconds(step: Callable[[], Any], device: str, budget: float) -> float:

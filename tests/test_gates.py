@@ -104,7 +104,9 @@ def test_dropout_draws_as_torch_does(by_grade, device):
     state = torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
     torch.manual_seed(3)
     mask = nn.functional.dropout(torch.ones(7, 4 if by_grade else 1, 5, device=device), 0.4)
-    assert torch.equal(out, x * (mask.repeat_interleave(torch.tensor([1, 3, 3, 1]), -2) if by_grade else mask))
+    assert torch.equal(
+        out, x * (mask.repeat_interleave(torch.tensor([1, 3, 3, 1], device=device), -2) if by_grade else mask)
+    )
     assert torch.equal(state, torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device))
 
 
