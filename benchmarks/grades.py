@@ -63,7 +63,7 @@ def step(
         factors = (F.embed(t, algebra.grades if k is None else k, algebra) for t, k in ((x, x_grades), (y, y_grades)))
         right = F.weighted_geometric_product(*factors, full, algebra)
         right = F.extract(right, algebra.grades if out_grades is None else out_grades, algebra)
-    error = float((run()[0] - right).norm() / right.norm())
+    error = float((run()[0].detach() - right).norm() / right.norm())
     if not error < 1e-5:
         raise SystemExit(f"{algebra}, {grades}: relative error {error:.1e}; nothing is reported on a wrong result")
     return run, sum(tensor.nbytes for tensor in (x, y, grad))
