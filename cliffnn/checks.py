@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, GradesLike
+from cliffnn.algebra import Algebra, GradesLike, Path
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -52,6 +52,31 @@ def check_multivector(name: str, x: Tensor, algebra: Algebra, grades: GradesLike
         check_tensor(name, x, len(algebra), algebra.name)
     else:
         check_tensor(name, x, len(algebra.blades_of(grades)), f"grades {grades} of {algebra.name}")
+
+
+def held_grades(algebra: Algebra, grades: GradesLike, name: str = "grades") -> tuple[int, ...] | None:
+    """Ascending grades, None for all of them, or a complaint: one form for each choice."""
+    if grades is None:
+        return None
+    held = algebra.checked_grades(grades, name)
+    return None if held == algebra.grades else held
+
+
+def gated_grades(algebra: Algebra, grades: GradesLike, name: str = "grades") -> tuple[int, ...] | None:
+    """The same for a multivector that its scalar part gates."""
+    held = held_grades(algebra, grades, name)
+    if held is not None and 0 not in held:
+        raise ValueError(f"{name}: got {grades!r}, wanted the scalar, grade 0, among them: it is the gate")
+    return held
+
+
+def checked_paths(algebra: Algebra, x: GradesLike, y: GradesLike, out: GradesLike) -> tuple[Path, ...]:
+    """The paths of a product between such grades; a complaint if there is none."""
+    paths = algebra.paths_between(x, y, out)
+    if not paths:
+        x, y = (algebra.grades if grades is None else grades for grades in (x, y))
+        raise ValueError(f"out_grades: got {out}, wanted grades that products of {x} and {y} have in {algebra.name}")
+    return paths
 
 
 def check_tensor(name: str, x: Tensor, blades: int, of: str, axis: str = "blades") -> None:

@@ -22,6 +22,9 @@ from cliffnn.checks import (
     check_multivector,
     check_tensor,
     checked_layout,
+    checked_paths,
+    gated_grades,
+    held_grades,
 )
 from cliffnn.dropout import dropout
 from cliffnn.fully_connected import fully_connected as _fully_connected
@@ -95,8 +98,7 @@ def gelu(x: Tensor, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
     tensor([0., 1., 0., 0.])
     """
     algebra = Algebra(algebra)
-    if grades is not None and 0 not in algebra.checked_grades(grades):
-        raise ValueError(f"grades: got {grades!r}, wanted the scalar, grade 0, among them: it is the gate")
+    grades = gated_grades(algebra, grades)
     return _apply("gelu", algebra, {"x": x}, grades={"x": grades, "out": grades})
 
 
@@ -239,7 +241,7 @@ def fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, alge
     return _fully_connected_product(x, y, weight, Algebra(algebra), gate=False)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
     r"""Mix channels, with a matrix for each grade.
 
     .. math:: \langle o_c \rangle_k = \sum_{c'} W_{k,c c'} \langle x_{c'} \rangle_k + \delta_{k0} b_c
@@ -255,6 +257,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike)
     bias : Tensor or None
         ``(out_channels,)``, added to the scalar blade: anywhere else it would break equivariance.
     algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That ``x`` and the result hold, the scalar among them if there is a bias; None: all.
 
     Returns
     -------
@@ -278,20 +282,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike)
     torch.Size([10, 8, 32])
     """
     algebra = Algebra(algebra)
-    check_multivector("x", x, algebra)
+    held = held_grades(algebra, grades)
+    check_multivector("x", x, algebra, held)
     tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
     if autocasting(x.device.type):
         tensors = autocast(tensors)
     check_alike(tensors)
     x, weight, bias = tensors["x"], tensors["weight"], tensors.get("bias")
-    if weight.ndim != 3 or weight.shape[::2] != (len(algebra.grades), x.shape[-1]):
+    sizes = algebra.grade_sizes if held is None else tuple(algebra.grade_sizes[k] for k in held)
+    if weight.ndim != 3 or weight.shape[::2] != (len(sizes), x.shape[-1]):
         raise ValueError(
-            f"weight: got shape {tuple(weight.shape)}, wanted ({len(algebra.grades)} grades of {algebra.name}, "
+            f"weight: got shape {tuple(weight.shape)}, wanted ({len(sizes)} grades of {algebra.name}, "
             f"out_channels, {x.shape[-1]} in_channels)"
         )
+    if bias is not None and held is not None and 0 not in held:
+        raise ValueError(f"bias: got one with grades {held}, wanted None: it is added to the scalar, grade 0")
     if bias is not None and bias.shape != weight.shape[1:2]:
         raise ValueError(f"bias: got shape {tuple(bias.shape)}, wanted ({weight.shape[1]} out_channels,)")
-    out = _linear(_flat(x, x.shape[:-2], x.shape[-1]), weight, bias, algebra)
+    out = _linear(_flat(x, x.shape[:-2], x.shape[-1]), weight, bias, sizes)
     return out if x.ndim == 3 else out.reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -331,6 +339,7 @@ def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesL
     tensor([1.0000, 0.6000, 0.8000, 0.0000])
     """
     algebra = Algebra(algebra)
+    grades = held_grades(algebra, grades)
     return _apply("identity", algebra, {"x": x}, normalize=True, eps=eps, grades={"x": grades, "out": grades})
 
 
@@ -387,10 +396,8 @@ def gelu_sgp_norm(
     torch.Size([10, 16, 32])
     """
     algebra = Algebra(algebra)
-    grades = {"x": x_grades, "y": y_grades, "out": out_grades}
-    for name, held in grades.items():
-        if name != "out" and held is not None and 0 not in algebra.checked_grades(held, f"{name}_grades"):
-            raise ValueError(f"{name}_grades: got {held!r}, wanted the scalar, grade 0, among them: it is the gate")
+    gated = {name: gated_grades(algebra, k, f"{name}_grades") for name, k in (("x", x_grades), ("y", y_grades))}
+    grades = {**gated, "out": out_grades}
     factors = {"x": x, "y": y}
     return _apply("gelu_weighted_geometric_product", algebra, factors, {"weight": weight}, normalize, eps, grades)
 
@@ -711,7 +718,8 @@ def _apply(
 
     ``grades`` are those that multivectors hold, the result as ``"out"``, where not all.
     """
-    held = {name: algebra.checked_grades(k, f"{name}_grades") for name, k in (grades or {}).items() if k is not None}
+    checked = {name: held_grades(algebra, k, f"{name}_grades") for name, k in (grades or {}).items()}
+    held = {name: k for name, k in checked.items() if k is not None}
     for name, row in rows.items():
         check_multivector(name, row, algebra, held.get(name))
     check_eps(eps)
@@ -720,11 +728,13 @@ def _apply(
         rows, params = autocast(rows), autocast(params)
     check_alike({**rows, **params})
     lead, channels = broadcast(rows)
+    paths = algebra.paths
+    if held and len(rows) == 2:
+        paths = checked_paths(algebra, *(held.get(name) for name in (*rows, "out")))
     for name, param in params.items():
         for row_name, row in rows.items():
             if row.shape[-1] != channels:
                 raise ValueError(f"{row_name}: got {row.shape[-1]} channels, wanted {channels}, as the other has")
-        paths = algebra.paths_between(*(held.get(factor) for factor in (*rows, "out"))) if held else algebra.paths
         if tuple(param.shape) != (len(paths), channels):
             raise ValueError(
                 f"{name}: got shape {tuple(param.shape)}, wanted {len(paths), channels}: "

@@ -1,7 +1,7 @@
 """The linear map of each grade as an operator on CUDA devices; elsewhere it is torch's own matrix product.
 
 Two operators, each other's derivatives: ``cliffnn::linear`` and, for the gradient of its weight,
-``cliffnn::linear_weight``.
+``cliffnn::linear_weight``. Of the algebra they need to know no more than how many blades each grade has.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra
 from cliffnn.ops import library, unobserved
 
-library.define("linear(Tensor x, Tensor weight, Tensor? bias, str algebra) -> Tensor")
-library.define("linear_weight(Tensor grad, Tensor x, str algebra) -> Tensor")
+library.define("linear(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor")
+library.define("linear_weight(Tensor grad, Tensor x, int[] sizes) -> Tensor")
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> Tensor:
-    """Multiply the channels of each blade with the matrix of its grade, and add a bias to the scalars.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+    """Multiply the channels of each blade with the matrix of its grade, and add a bias to the first blade.
 
     Parameters
     ----------
@@ -26,8 +25,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
     weight : Tensor
         ``(grades, out_channels, in_channels)``.
     bias : Tensor or None
-        ``(out_channels,)``.
-    algebra : Algebra
+        ``(out_channels,)``, where the first blade is the scalar.
+    sizes : tuple of int
+        The number of blades of each grade.
 
     Returns
     -------
@@ -38,8 +38,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
     # torch.func has rules for torch's operators
     if not x.is_cuda or transformed:
         # one product, batched over blades, is faster there than one for each grade
-        sizes = zip(weight.split(1), algebra.grade_sizes, strict=True)
-        matrices = torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in sizes])
+        grades = zip(weight.split(1), sizes, strict=True)
+        matrices = torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in grades])
         out = torch.einsum("nbi,boi->nbo", x, matrices).contiguous()
         if bias is None:
             return out
@@ -49,11 +49,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
         out[:, 0] += bias
         return out
     if unobserved([t for t in (x, weight, bias) if t is not None]):
-        return _linear_autograd(x, weight, bias, algebra.name)
-    return torch.ops.cliffnn.linear.default(x, weight, bias, algebra.name)
+        return _linear_autograd(x, weight, bias, sizes)
+    return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
 
 
-def linear_weight(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
+def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """The gradient of `linear` with respect to its weight.
 
     Parameters
@@ -62,7 +62,8 @@ def linear_weight(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
         ``(rows, blades, out_channels)``.
     x : Tensor
         ``(rows, blades, in_channels)``.
-    algebra : Algebra
+    sizes : tuple of int
+        The number of blades of each grade.
 
     Returns
     -------
@@ -70,39 +71,39 @@ def linear_weight(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
         ``(grades, out_channels, in_channels)``.
     """
     if unobserved([grad, x]):
-        return _linear_weight_autograd(grad, x, algebra.name)
-    return torch.ops.cliffnn.linear_weight.default(grad, x, algebra.name)
+        return _linear_weight_autograd(grad, x, sizes)
+    return torch.ops.cliffnn.linear_weight.default(grad, x, sizes)
 
 
-def _linear(x, weight, bias, algebra):
+def _linear(x, weight, bias, sizes):
     from cliffnn.kernels.linear import linear
 
-    return linear(x.contiguous(), weight, bias, Algebra(algebra))
+    return linear(x.contiguous(), weight, bias, tuple(sizes))
 
 
-def _linear_weight(grad, x, algebra):
+def _linear_weight(grad, x, sizes):
     from cliffnn.kernels.linear import linear_weight
 
-    return linear_weight(grad.contiguous(), x.contiguous(), Algebra(algebra))
+    return linear_weight(grad.contiguous(), x.contiguous(), tuple(sizes))
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, algebra):
+    def forward(ctx, x, weight, bias, sizes):
         ctx.save_for_backward(x, weight)
-        ctx.algebra = Algebra(algebra)
+        ctx.sizes = tuple(sizes)
         if unobserved([x, weight]):
-            return _linear(x, weight, bias, algebra)
+            return _linear(x, weight, bias, sizes)
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.cliffnn.linear.default(x, weight, bias, algebra)
+            return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         return (
-            linear(grad, weight.mT, None, ctx.algebra) if need_x else None,
-            linear_weight(grad, x, ctx.algebra) if need_weight else None,
+            linear(grad, weight.mT, None, ctx.sizes) if need_x else None,
+            linear_weight(grad, x, ctx.sizes) if need_weight else None,
             grad[:, 0].sum(0) if need_bias else None,
             None,
         )
@@ -110,39 +111,39 @@ class _Linear(torch.autograd.Function):
 
 class _LinearWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, grad, x, algebra):
+    def forward(ctx, grad, x, sizes):
         ctx.save_for_backward(grad, x)
-        ctx.algebra = Algebra(algebra)
+        ctx.sizes = tuple(sizes)
         if unobserved([grad, x]):
-            return _linear_weight(grad, x, algebra)
+            return _linear_weight(grad, x, sizes)
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.cliffnn.linear_weight.default(grad, x, algebra)
+            return torch.ops.cliffnn.linear_weight.default(grad, x, sizes)
 
     @staticmethod
     def backward(ctx, cotangent):
         grad, x = ctx.saved_tensors
         need_grad, need_x, _ = ctx.needs_input_grad
         return (
-            linear(x, cotangent, None, ctx.algebra) if need_grad else None,
-            linear(grad, cotangent.mT, None, ctx.algebra) if need_x else None,
+            linear(x, cotangent, None, ctx.sizes) if need_grad else None,
+            linear(grad, cotangent.mT, None, ctx.sizes) if need_x else None,
             None,
         )
 
 
-def _linear_autograd(x, weight, bias, algebra):
-    return _Linear.apply(x, weight, bias, algebra)
+def _linear_autograd(x, weight, bias, sizes):
+    return _Linear.apply(x, weight, bias, sizes)
 
 
-def _linear_weight_autograd(grad, x, algebra):
-    return _LinearWeight.apply(grad, x, algebra)
+def _linear_weight_autograd(grad, x, sizes):
+    return _LinearWeight.apply(grad, x, sizes)
 
 
-def _linear_fake(x, weight, bias, algebra):
+def _linear_fake(x, weight, bias, sizes):
     return x.new_empty(*x.shape[:-1], weight.shape[1])
 
 
-def _linear_weight_fake(grad, x, algebra):
-    return x.new_empty(len(Algebra(algebra).grades), grad.shape[-1], x.shape[-1])
+def _linear_weight_fake(grad, x, sizes):
+    return x.new_empty(len(sizes), grad.shape[-1], x.shape[-1])
 
 
 library.impl("linear", _linear, "CUDA")

@@ -42,14 +42,29 @@ class EmbedParts(layers.MVEmbed):
         return super().forward(scalars=x[..., 0, :], vectors=F.extract(x, 1, self.algebra), pseudoscalars=x[..., -1, :])
 
 
+class OfGrades(torch.nn.Module):
+    """A layer that takes and gives some grades, on multivectors."""
+
+    def __init__(self, layer, out, *ins):
+        super().__init__()
+        self.layer, self.out, self.ins = layer, out, ins
+
+    def forward(self, *inputs):
+        algebra = self.layer.algebra
+        held = [F.extract(x, grades, algebra) for x, grades in zip(inputs, self.ins, strict=True)]
+        return F.embed(self.layer(*held), self.out, algebra)
+
+
 # For each exported layer the ways to build it, and the number of multivectors it takes.
 LAYERS = {
     "MVLinear": (
         1,
         lambda algebra: layers.MVLinear(CHANNELS, 5, algebra),
         lambda algebra: layers.MVLinear(None, 5, algebra, bias=False),
+        lambda algebra: OfGrades(layers.MVLinear(CHANNELS, 5, algebra, grades=(0, 2)), (0, 2), (0, 2)),
+        lambda algebra: OfGrades(layers.MVLinear(None, 5, algebra, bias=False, grades=1), 1, 1),
     ),
-    "MVGELU": (1, layers.MVGELU),
+    "MVGELU": (1, layers.MVGELU, lambda algebra: OfGrades(layers.MVGELU(algebra, (0, 1)), (0, 1), (0, 1))),
     "MVGate": (1, *[partial(layers.MVGate, activation) for activation in GATES]),
     "MVDropout": (1, partial(SeededDropout, 0.3), lambda algebra: SeededDropout(0.3, algebra, by_grade=True)),
     "MVPool": (
@@ -67,6 +82,9 @@ LAYERS = {
         1,
         lambda algebra: layers.MVRMSNorm(algebra=algebra),
         lambda algebra: layers.MVRMSNorm(CHANNELS, algebra=algebra, elementwise_affine=True),
+        lambda algebra: OfGrades(
+            layers.MVRMSNorm(CHANNELS, algebra, elementwise_affine=True, grades=(1, 2)), (1, 2), (1, 2)
+        ),
     ),
     "FCGP": (2, lambda algebra: layers.FCGP(CHANNELS, 5, algebra), lambda algebra: layers.FCGP(algebra=algebra)),
     "FCGPNormBlock": (
@@ -77,7 +95,13 @@ LAYERS = {
     "MVSiLU": (1, lambda algebra: layers.MVSiLU(CHANNELS, algebra)),
     "MVLayerNorm": (1, lambda algebra: layers.MVLayerNorm(algebra=algebra)),
     "NormalizationLayer": (1, lambda algebra: layers.NormalizationLayer(CHANNELS, algebra, init=0.5)),
-    "SGP": (2, lambda algebra: layers.SGP(CHANNELS, algebra=algebra)),
+    "SGP": (
+        2,
+        lambda algebra: layers.SGP(CHANNELS, algebra=algebra),
+        lambda algebra: OfGrades(
+            layers.SGP(CHANNELS, algebra, x_grades=1, y_grades=(0, 1), out_grades=(0, 2)), (0, 2), 1, (0, 1)
+        ),
+    ),
     "SteerableGP": (
         1,
         lambda algebra: layers.SteerableGP(algebra=algebra),
@@ -89,6 +113,9 @@ LAYERS = {
         1,
         lambda algebra: layers.SGPNormBlock(algebra=algebra),
         lambda algebra: layers.SGPNormBlock(CHANNELS, algebra=algebra, normalize=False),
+        lambda algebra: OfGrades(
+            layers.SGPNormBlock(CHANNELS, algebra, grades=(0, 1), out_grades=(1, 2)), (1, 2), (0, 1)
+        ),
     ),
 }
 

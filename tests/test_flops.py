@@ -53,10 +53,12 @@ def test_the_operators_of_the_linear_map_count_as_torch_does(algebra):
         torch.empty(rows, len(Algebra(algebra)), outs, device="meta"),
     )
 
+    sizes = Algebra(algebra).grade_sizes
+
     def by_operators():
-        torch.ops.cliffnn.linear(x, weight, None, algebra)
-        torch.ops.cliffnn.linear(grad, weight.mT, None, algebra)
-        torch.ops.cliffnn.linear_weight(grad, x, algebra)
+        torch.ops.cliffnn.linear(x, weight, None, sizes)
+        torch.ops.cliffnn.linear(grad, weight.mT, None, sizes)
+        torch.ops.cliffnn.linear_weight(grad, x, sizes)
 
     assert counted(by_operators) == wanted == 3 * 2 * rows * len(Algebra(algebra)) * ins * outs
 

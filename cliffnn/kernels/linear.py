@@ -6,13 +6,13 @@ Wide matrices are torch's own products, on views; narrow ones, where those waste
 from __future__ import annotations
 
 import functools
+import itertools
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from cliffnn.algebra import Algebra
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.sums import sums
@@ -42,7 +42,7 @@ def linear_fwd_kernel(
     IN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Multiply some rows of one blade with the matrix of its grade; the bias is added to the scalars."""
+    """Multiply some rows of one blade with the matrix of its grade; the bias is added to the first blade."""
     blade = tl.program_id(0) % BLADES
     first = (tl.program_id(0) // BLADES).to(tl.int64) * ROWS
     grade = tl.load(grades_ptr + blade)
@@ -62,7 +62,7 @@ def linear_fwd_kernel(
         total = tl.dot(x, weight, total, input_precision=PRECISION)
     if BIAS:
         bias = tl.load(bias_ptr + output, output < OUTPUTS, 0.0).to(tl.float32)
-        total += tl.where(grade == 0, bias, 0.0)[None, :]
+        total += tl.where(blade == 0, bias, 0.0)[None, :]
     out_ptr += (first * BLADES + blade) * OUTPUTS
     tl.store(out_ptr + row[:, None] * (BLADES * OUTPUTS) + output[None, :], total, valid & exists)
 
@@ -103,7 +103,7 @@ def linear_bwd_kernel(
     tl.store(partial_ptr + address, total, (output < OUTPUTS)[:, None] & (input < INPUTS)[None, :])
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
     """See `cliffnn.linear.linear`."""
     rows, blades, inputs = x.shape
     outputs = weight.shape[1]
@@ -111,37 +111,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: Algebra) -> 
     if rows == 0:
         return out
     if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
-        # scalars and pseudoscalars, the grades of one blade, fill the device together
-        ends = slice(0, None, max(1, blades - 1))
-        torch.bmm(x[:, ends].transpose(0, 1), weight[:: max(1, len(weight) - 1)].mT, out=out[:, ends].transpose(0, 1))
-        for k, s in enumerate(algebra.grade_slices[1:-1], 1):
-            matrices = weight[k].mT.expand(s.stop - s.start, -1, -1)
-            torch.bmm(x[:, s].transpose(0, 1), matrices, out=out[:, s].transpose(0, 1))
+        grades = list(zip(weight, itertools.pairwise(_starts(sizes)), strict=True))
+        if sizes[0] == sizes[-1] == 1:
+            # scalars and pseudoscalars, the grades of one blade, fill the device together
+            ends, both = slice(0, None, max(1, blades - 1)), weight[:: max(1, len(sizes) - 1)]
+            torch.bmm(x[:, ends].transpose(0, 1), both.mT, out=out[:, ends].transpose(0, 1))
+            grades = grades[1:-1]
+        for matrix, (start, end) in grades:
+            matrices = matrix.mT.expand(end - start, -1, -1)
+            torch.bmm(x[:, start:end].transpose(0, 1), matrices, out=out[:, start:end].transpose(0, 1))
         if bias is not None:
             out[:, 0] += bias
         return out
     if not (weight.is_contiguous() or weight.mT.is_contiguous()):
         weight = weight.contiguous()
     strides = weight.stride()[1:]
-    run, columns = _forward(algebra, inputs, outputs, strides, bias is not None, _precision(x))
+    run, columns = _forward(blades, inputs, outputs, strides, bias is not None, _precision(x))
     grid = (-(-rows // _ROWS) * blades, columns, 1)
     # without a bias the kernel reads none, but wants a pointer
     given = weight if bias is None else bias.contiguous()
-    run(grid, (x, weight, given, out, table(algebra.grade_of_blades, x.device)), rows)
+    run(grid, (x, weight, given, out, table(_grades(sizes), x.device)), rows)
     return out
 
 
-def linear_weight(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
+def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """See `cliffnn.linear.linear_weight`."""
     rows, blades, inputs = x.shape
     outputs = grad.shape[-1]
-    starts = (*(s.start for s in algebra.grade_slices), blades)
+    starts = _starts(sizes)
     if rows == 0:
-        return x.new_zeros(len(algebra.grades), outputs, inputs)
+        return x.new_zeros(len(sizes), outputs, inputs)
     if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
         partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))[:, None]
         return sums(partial, starts, x.dtype)
-    run, tiles = _backward(algebra, inputs, outputs, _precision(x))
+    run, tiles = _backward(blades, inputs, outputs, _precision(x))
     # enough for every multiprocessor, each with many rows
     parts = max(1, min(-(-rows // _ROWS), 2 * multiprocessors(x.device) // (blades * tiles)))
     partial = x.new_empty(blades, parts, outputs, inputs, dtype=torch.float32)
@@ -162,12 +165,12 @@ def _tile(channels: int) -> int:
 
 @functools.cache
 def _forward(
-    algebra: Algebra, inputs: int, outputs: int, strides: tuple[int, ...], bias: bool, precision: str
+    blades: int, inputs: int, outputs: int, strides: tuple[int, ...], bias: bool, precision: str
 ) -> tuple[Prepared, int]:
     """The kernel, and how many tiles hold the outputs."""
     out = _tile(outputs)
     constants = {
-        "BLADES": len(algebra),
+        "BLADES": blades,
         "INPUTS": inputs,
         "OUTPUTS": outputs,
         "INPUT_STRIDE": strides[1],
@@ -182,11 +185,11 @@ def _forward(
 
 
 @functools.cache
-def _backward(algebra: Algebra, inputs: int, outputs: int, precision: str) -> tuple[Prepared, int]:
+def _backward(blades: int, inputs: int, outputs: int, precision: str) -> tuple[Prepared, int]:
     """The kernel, and how many tiles hold the matrix."""
     out, into = _tile(outputs), _tile(inputs)
     constants = {
-        "BLADES": len(algebra),
+        "BLADES": blades,
         "INPUTS": inputs,
         "OUTPUTS": outputs,
         "ROWS": _ROWS,
@@ -195,3 +198,15 @@ def _backward(algebra: Algebra, inputs: int, outputs: int, precision: str) -> tu
         "PRECISION": precision,
     }
     return Prepared(linear_bwd_kernel, constants, warps=4, num_stages=3), -(-outputs // out) * -(-inputs // into)
+
+
+@functools.cache
+def _starts(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Where each grade starts along the blades, and where the last one ends."""
+    return (0, *itertools.accumulate(sizes))
+
+
+@functools.cache
+def _grades(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Of each blade, the number of its grade among those held."""
+    return tuple(grade for grade, size in enumerate(sizes) for _ in range(size))

@@ -26,6 +26,10 @@ class MVLayer(LazyModuleMixin, nn.Module):
             raise TypeError(f"{type(self).__name__}: algebra: got None, wanted an algebra, as algebra='R3'")
         self.algebra = Algebra(algebra)
 
+    def grades_of(self, name: str) -> tuple[int, ...] | None:
+        """The grades that an input holds, by its name; None: all."""
+        return getattr(self, "grades", None)
+
     def parameter(self, shape: tuple[int | None, ...], device: Any, dtype: torch.dtype | None) -> nn.Parameter:
         if None in shape:
             return cast(Any, UninitializedParameter)(device=device, dtype=dtype)
@@ -91,17 +95,24 @@ def checked_eps(value: float) -> float:
     return float(value)
 
 
+def grades_repr(**grades: tuple[int, ...] | None) -> str:
+    """What a layer says of the grades that were chosen."""
+    return "".join(f", {name}={held}" for name, held in grades.items() if held is not None)
+
+
 def check_input(layer: MVLayer, name: str, x: Tensor, channels: int | None, parameter: Tensor | None = None) -> None:
     """Complain, by the argument's name, about anything but ``(..., blades, channels)`` that the parameter fits."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
     if not x.is_floating_point():
         raise TypeError(f"{name}: got {x.dtype}, wanted a floating dtype")
-    blades = len(layer.algebra)
+    grades = layer.grades_of(name)
+    blades = len(layer.algebra.blades_of(grades))
     if x.ndim < 2 or x.shape[-2] != blades or x.shape[-1] == 0 or (channels is not None and x.shape[-1] != channels):
         wanted = "channels" if channels is None else f"{channels} channels"
+        of = "" if grades is None else f"grades {grades} of "
         raise ValueError(
-            f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, {wanted}) in {layer.algebra.name}"
+            f"{name}: got shape {tuple(x.shape)}, wanted (..., {blades} blades, {wanted}) in {of}{layer.algebra.name}"
         )
     if parameter is None:
         return

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import checked_paths, gated_grades, held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps, grades_repr
 from cliffnn.layers.linear import MVLinear
 from cliffnn.layers.product import initialize_product_weight
 
@@ -36,18 +37,25 @@ class SGPNormBlock(MVLayer):
         Whether the linear map has a bias (on the scalar blade).
     device, dtype
         Of the parameters.
+    grades : int, tuple of int or None
+        That the input holds, the scalar among them; None: all.
+    out_grades : int, tuple of int or None
+        That the result holds; None: all.
 
     Attributes
     ----------
     linear : MVLinear
         From as many channels to as many.
     weight : Parameter
-        Of the product, ``(paths, channels)``.
+        Of the product, ``(paths, channels)``, in the order of `paths`.
+    paths : tuple of tuple of int
+        `Algebra.paths_between` the grades.
 
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, grades without the scalar or
+        that no product has, an input of another shape.
 
     Examples
     --------
@@ -68,13 +76,19 @@ class SGPNormBlock(MVLayer):
         bias: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
+        out_grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.grades = gated_grades(self.algebra, grades)
+        self.out_grades = held_grades(self.algebra, out_grades, "out_grades")
+        self.paths = checked_paths(self.algebra, self.grades, self.grades, self.out_grades)
         self.channels = checked_channels("channels", channels)
         self.normalize = normalize
         self.eps = checked_eps(eps)
-        self.linear = MVLinear(channels, channels, algebra, bias, device, dtype)
-        self.weight = self.parameter((len(self.algebra.paths), self.channels), device, dtype)
+        self.linear = MVLinear(channels, channels, algebra, bias, device, dtype, grades=grades)
+        self.weight = self.parameter((len(self.paths), self.channels), device, dtype)
         self.finish_init()
 
     def infer_channels(self, x: Tensor) -> None:
@@ -83,19 +97,20 @@ class SGPNormBlock(MVLayer):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.channels is not None
-        return {"weight": (len(self.algebra.paths), self.channels)}
+        return {"weight": (len(self.paths), self.channels)}
 
     def reset_parameters(self) -> None:
         if self.channels is not None:
             self.linear.reset_parameters()
-            initialize_product_weight(self.weight, self.algebra)
+            initialize_product_weight(self.weight, self.algebra, self.paths)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
-        return F.gelu_sgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps)
+        grades = self.grades, self.grades, self.out_grades
+        return F.gelu_sgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps, *grades)
 
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, algebra={self.algebra.name!r}, normalize={self.normalize}, eps={self.eps}, "
-            f"bias={self.linear.bias is not None}"
+            f"bias={self.linear.bias is not None}{grades_repr(grades=self.grades, out_grades=self.out_grades)}"
         )

@@ -81,7 +81,7 @@ class FCGP(MVLayer):
 
     def reset_parameters(self) -> None:
         if self.in_channels is not None and self.out_channels is not None:
-            initialize_product_weight(self.weight, self.algebra, self.in_channels)
+            initialize_product_weight(self.weight, self.algebra, channels=self.in_channels)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
@@ -171,7 +171,7 @@ class FCGPNormBlock(MVLayer):
     def reset_parameters(self) -> None:
         if self.in_channels is not None and self.out_channels is not None:
             self.linear.reset_parameters()
-            initialize_product_weight(self.weight, self.algebra, self.in_channels)
+            initialize_product_weight(self.weight, self.algebra, channels=self.in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import gated_grades
 from cliffnn.gates import check_activation
-from cliffnn.layers.base import MVLayer
+from cliffnn.layers.base import MVLayer, grades_repr
 
 
 class MVGELU(MVLayer):
@@ -16,11 +17,13 @@ class MVGELU(MVLayer):
     Parameters
     ----------
     algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That the input and the result hold, the scalar among them; None: all.
 
     Raises
     ------
     ValueError, TypeError
-        For an unknown algebra, or an input that is no ``(..., blades, channels)``.
+        For an unknown algebra or grade, grades without the scalar, or an input that is no ``(..., blades, channels)``.
 
     Examples
     --------
@@ -30,15 +33,16 @@ class MVGELU(MVLayer):
     torch.Size([5, 8, 16])
     """
 
-    def __init__(self, algebra: AlgebraLike | None = None):
+    def __init__(self, algebra: AlgebraLike | None = None, grades: GradesLike = None):
         super().__init__(algebra)
+        self.grades = gated_grades(self.algebra, grades)
         self.finish_init()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x, self.algebra)
+        return F.gelu(x, self.algebra, self.grades)
 
     def extra_repr(self) -> str:
-        return f"algebra={self.algebra.name!r}"
+        return f"algebra={self.algebra.name!r}{grades_repr(grades=self.grades)}"
 
 
 class MVGate(MVLayer):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 
 
 class MVLinear(MVLayer):
@@ -33,19 +34,22 @@ class MVLinear(MVLayer):
         Of the parameters.
     per_grade : bool
         Whether each grade has a matrix of its own; else all share one.
+    grades : int, tuple of int or None
+        That the input and the result hold, the scalar among them if there is a bias; None: all.
 
     Attributes
     ----------
     weight : Parameter
-        ``(grades, out_channels, in_channels)``, one matrix being ``(1, out_channels, in_channels)``; initially normal
-        with variance 1 / in_channels.
+        ``(grades, out_channels, in_channels)``, of the grades held; one matrix being ``(1, out_channels,
+        in_channels)``; initially normal with variance 1 / in_channels.
     bias : Parameter or None
         ``(out_channels,)``, initially zero.
 
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, a bias without a scalar,
+        an input of another shape.
 
     References
     ----------
@@ -70,9 +74,15 @@ class MVLinear(MVLayer):
         dtype: torch.dtype | None = None,
         *,
         per_grade: bool = True,
+        grades: GradesLike = None,
     ):
         super().__init__(algebra)
-        self.matrices = len(self.algebra.grades) if per_grade else 1
+        self.grades = held_grades(self.algebra, grades)
+        if bias and self.grades is not None and 0 not in self.grades:
+            raise ValueError(
+                f"bias: got {bias!r} with grades {self.grades}, wanted False: it is added to the scalar, grade 0"
+            )
+        self.matrices = self._grade_count if per_grade else 1
         self.in_channels = checked_channels("in_channels", in_channels)
         self.out_channels = checked_channels("out_channels", out_channels)
         self.weight = self.parameter((self.matrices, self.out_channels, self.in_channels), device, dtype)
@@ -80,6 +90,10 @@ class MVLinear(MVLayer):
         outputs = None if is_lazy(self.weight) else self.out_channels
         self.bias = self.parameter((outputs,), device, dtype) if bias else None
         self.finish_init()
+
+    @property
+    def _grade_count(self) -> int:
+        return len(self.grades or self.algebra.grades)
 
     def infer_channels(self, x: Tensor) -> None:
         loaded = (None, None) if is_lazy(self.weight) else self.weight.shape[1:]
@@ -103,11 +117,12 @@ class MVLinear(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
-        grades = len(self.algebra.grades)
-        weight = self.weight if self.matrices == grades else self.weight.expand(grades, -1, -1)
-        return F.linear(x, weight, self.bias, self.algebra)
+        count = self._grade_count
+        weight = self.weight if self.matrices == count else self.weight.expand(count, -1, -1)
+        return F.linear(x, weight, self.bias, self.algebra, self.grades)
 
     def extra_repr(self) -> str:
-        shared = "" if self.matrices == len(self.algebra.grades) else ", per_grade=False"
+        shared = "" if self.matrices == self._grade_count else ", per_grade=False"
         bias = self.bias is not None
-        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, bias={bias}{shared}"
+        chosen = shared + grades_repr(grades=self.grades)
+        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, bias={bias}{chosen}"

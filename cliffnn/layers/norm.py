@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps, grades_repr
 
 
 class MVRMSNorm(MVLayer):
@@ -32,16 +33,18 @@ class MVRMSNorm(MVLayer):
         Whether a gain :math:`g` for each grade and channel is learned.
     device, dtype
         Of the gain.
+    grades : int, tuple of int or None
+        That the input and the result hold; None: all.
 
     Attributes
     ----------
     weight : Parameter or None
-        The gain, ``(grades, channels)``, initially one.
+        The gain, ``(grades, channels)``, of the grades held; initially one.
 
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, an input of another shape.
 
     Examples
     --------
@@ -61,11 +64,14 @@ class MVRMSNorm(MVLayer):
         elementwise_affine: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         self.channels = checked_channels("channels", channels)
         self.eps = checked_eps(eps)
-        shape = (len(self.algebra.grades), self.channels)
+        shape = (len(self.grades or self.algebra.grades), self.channels)
         self.weight = self.parameter(shape, device, dtype) if elementwise_affine else None
         self.finish_init()
 
@@ -75,7 +81,7 @@ class MVRMSNorm(MVLayer):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.channels is not None
-        return {"weight": (len(self.algebra.grades), self.channels)}
+        return {"weight": (len(self.grades or self.algebra.grades), self.channels)}
 
     def reset_parameters(self) -> None:
         if self.weight is not None and self.channels is not None:
@@ -83,14 +89,15 @@ class MVRMSNorm(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
-        out = F.rms_norm(x, self.algebra, self.eps)
+        out = F.rms_norm(x, self.algebra, self.eps, self.grades)
         if self.weight is None:
             return out
-        grades = zip(self.weight.split(1), self.algebra.grade_sizes, strict=True)
-        return out * torch.cat([of_grade.expand(blades, -1) for of_grade, blades in grades]).to(out.dtype)
+        grades = zip(self.weight.split(1), self.grades or self.algebra.grades, strict=True)
+        gains = [of_grade.expand(self.algebra.grade_sizes[k], -1) for of_grade, k in grades]
+        return out * torch.cat(gains).to(out.dtype)
 
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, algebra={self.algebra.name!r}, eps={self.eps}, "
-            f"elementwise_affine={self.weight is not None}"
+            f"elementwise_affine={self.weight is not None}{grades_repr(grades=self.grades)}"
         )
