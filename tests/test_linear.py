@@ -88,7 +88,7 @@ def test_views_are_read_as_they_are():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
-@pytest.mark.parametrize("sizes", [(1, 2, 1), (1, 4, 6, 4, 1), (3,), (1, 6)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 2, 1), (1, 4, 6, 4, 1), (1, 3)], ids=str)
 def test_derivatives_of_the_operators(sizes):
     """What a GPU differentiates, run on a CPU, where the public function is torch's own product."""
     pytest.importorskip("cliffnn.kernels.linear")
