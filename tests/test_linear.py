@@ -57,8 +57,11 @@ def check(run, weight_gradient, rows, ins, outs, algebra, dtype, device, bias):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("algebra", ALGEBRAS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "algebra"),
+    # the kernel knows an algebra by its table of grades alone, so the shapes of many tiles need only the smallest
+    [(shape, algebra) for shape in SHAPES for algebra in (ALGEBRAS if max(shape) < 100 else ALGEBRAS[:1])],
+)
 def test_kernels_interpreted(shape, algebra, bias):
     if torch.cuda.is_available():
         pytest.skip("needs Triton's interpreter, which a GPU machine does not use")
@@ -78,7 +81,7 @@ def test_views_are_read_as_they_are():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
-@pytest.mark.parametrize("algebra", ["R2", "R3,0,1"])
+@pytest.mark.parametrize("algebra", ["R2", "R1,0,1"])
 def test_derivatives_of_the_operators(algebra):
     """What a GPU differentiates, run on a CPU, where the public function is torch's own product."""
     pytest.importorskip("cliffnn.kernels.linear")
