@@ -743,7 +743,7 @@ def _apply(
     flat = [_flat(row, lead, channels) for row in rows.values()]
     coefficients = [param.contiguous() for param in params.values()]
     out = geometric_op(text(expression, held, normalize=normalize), algebra, [*flat, *coefficients], eps)
-    return out if len(lead) == 1 else out.reshape(*lead, out.shape[-2], channels)
+    return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])
 
 
 def _fully_connected_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool) -> Tensor:

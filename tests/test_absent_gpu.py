@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 # Bytes of stack that a kernel is known to use; every other uses none. R3's backward with two channels a thread is
 # faster with them than it is reading the result instead of computing it (docs/kernels.md).
-KNOWN_SPILLS = {"gelu_weighted_geometric_product_R3_backward_x_y_w_norm_rows_recompute_loop_triton": 112}
+KNOWN_SPILLS = {("R3", "512", "vjp"): 112}
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +24,20 @@ def kernels(tmp_path_factory):
     return report["kernels"]
 
 
+def kind(kernel):
+    """What a kernel computes; sums of weight gradients over programs have no name."""
+    if not kernel["kernel"]:
+        return "sums"
+    return "vjp" if "_vjp_" in kernel["kernel"] else "forward"
+
+
 @pytest.mark.parametrize("algebra", ["R2", "R3", "R1,3"])
 def test_no_kernel_spills_registers(kernels, algebra):
     kernels = [kernel for kernel in kernels if (kernel["device"], kernel["algebra"]) == ("sm_90", algebra)]
-    names = " ".join(kernel["kernel"] for kernel in kernels)
-    assert "forward" in names
-    assert "backward" in names
+    assert {kind(kernel) for kernel in kernels} == {"forward", "vjp", "sums"}
     for kernel in kernels:
         assert kernel["registers"] > 0
-        assert kernel["stack"] <= KNOWN_SPILLS.get(kernel["kernel"], 0), kernel
+        assert kernel["stack"] <= KNOWN_SPILLS.get((algebra, kernel["channels"], kind(kernel)), 0), kernel
 
 
 def test_every_kernel_fits_its_device(kernels):

@@ -49,7 +49,7 @@ def recording_backend(graphs):
     )
 
 
-@pytest.mark.parametrize("algebra", SIGNATURES)
+@pytest.mark.parametrize("algebra", ["R2", "R3", "R5"])
 def test_only_large_algebras_are_opaque(algebra):
     graphs: list[set[str]] = []
     inputs = random_inputs("gelu_weighted_geometric_product", algebra, [3], 5, dtype=torch.float64)
@@ -82,9 +82,7 @@ def test_gradients_of_some_inputs(needs_grad):
     reference.assert_correct(function, truth("gelu_weighted_geometric_product", "R2", True), inputs, needs_grad)
 
 
-@pytest.mark.parametrize(
-    ("algebra", "dtype"), [("R2", torch.bfloat16), ("R2", torch.float64), ("R3", torch.float32)], ids=str
-)
+@pytest.mark.parametrize(("algebra", "dtype"), [("R2", torch.bfloat16), ("R2", torch.float32)], ids=str)
 def test_inductor(inductor_folder, algebra, dtype):
     """Vectorised by the channel, with a rest: 28 is no multiple of what a register holds."""
     expression = "gelu_weighted_geometric_product"

@@ -27,7 +27,7 @@ def operators(program):
     return {str(node.target) for node in program.graph.nodes if str(node.target).startswith("cliffnn.")}
 
 
-@pytest.mark.parametrize(("algebra", "opaque"), [("R3", False), ("R3,0,1", False), ("R5", True)])
+@pytest.mark.parametrize(("algebra", "opaque"), [("R2", False), ("R3", False), ("R5", True)])
 def test_operators_stay_until_decomposed(algebra, opaque):
     model, program = exported(algebra)
     assert operators(program) == {"cliffnn.geometric_op.default"}

@@ -66,7 +66,11 @@ def check(run, weight_gradient, rows, ins, outs, sizes, dtype, device, bias):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     ("sizes", "shape"),
-    [*itertools.product(FULL, SHAPES), *itertools.product(CHOSEN, ((0, 3, 4), (3, 28, 7), (20, 200, 150)))],
+    [
+        # the kernel knows an algebra by the sizes of its grades alone: many tiles need only the smallest
+        *((sizes, shape) for shape in SHAPES for sizes in (FULL if max(shape) < 100 else FULL[:1])),
+        *itertools.product(CHOSEN, ((0, 3, 4), (3, 28, 7))),
+    ],
     ids=str,
 )
 def test_kernels_interpreted(shape, sizes, bias):
@@ -88,7 +92,7 @@ def test_views_are_read_as_they_are():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
-@pytest.mark.parametrize("sizes", [(1, 2, 1), (1, 4, 6, 4, 1), (1, 3)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 2, 1), (1, 3)], ids=str)
 def test_derivatives_of_the_operators(sizes):
     """What a GPU differentiates, run on a CPU, where the public function is torch's own product."""
     pytest.importorskip("cliffnn.kernels.linear")

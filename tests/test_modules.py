@@ -27,6 +27,15 @@ LAYERS = {
     "SGPNormBlock without norm": lambda channels=CHANNELS, **k: layers.SGPNormBlock(
         channels, "R3", normalize=False, bias=False, **k
     ),
+    "FCGP": lambda channels=CHANNELS, **k: layers.FCGP(channels, 6, "R3", **k),
+    "FCGPNormBlock": lambda channels=CHANNELS, **k: layers.FCGPNormBlock(channels, 6, "R3", **k),
+    "MVSiLU": lambda channels=CHANNELS, **k: layers.MVSiLU(channels, "R3", **k),
+    "MVLayerNorm": lambda channels=CHANNELS, **k: layers.MVLayerNorm(channels, "R3", **k),
+    "NormalizationLayer": lambda channels=CHANNELS, **k: layers.NormalizationLayer(channels, "R3", **k),
+    "SteerableGP": lambda channels=CHANNELS, **k: layers.SteerableGP(channels, "R3", **k),
+    "FullyConnectedSteerableGP": lambda channels=CHANNELS, **k: layers.FullyConnectedSteerableGP(
+        channels, 6, "R3", **k
+    ),
 }
 PLAIN = {
     "MVGELU": lambda: layers.MVGELU("R3"),
@@ -49,7 +58,7 @@ kinds = pytest.mark.parametrize("lazy", [False, True], ids=["", "lazy"])
 def call(layer, x, seed=0):
     """The layer's output, with the same numbers dropped each time."""
     torch.manual_seed(seed)
-    if isinstance(layer, layers.SGP):
+    if isinstance(layer, (layers.SGP, layers.FCGP)):
         return layer(x, x + 1)
     if isinstance(layer, layers.MVEmbed):
         return layer(scalars=x[..., 0, :], vectors=x[..., 1:4, :], pseudoscalars=x[..., 7, :])
@@ -68,7 +77,8 @@ def randomized(layer):
 
 
 def test_every_layer_is_here():
-    assert {name.split()[0] for name in (*LAYERS, *PLAIN)} == set(layers.__all__)
+    elsewhere = {"CliffordMessagePassing"}  # it takes edges too: test_message_passing.py
+    assert {name.split()[0] for name in (*LAYERS, *PLAIN)} == set(layers.__all__) - elsewhere
 
 
 @every
@@ -217,6 +227,7 @@ def test_skip_init(layer, arguments):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo asks inputs that are results
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # dynamo makes instances of autograd.Function
 @every
 def test_module_compile(make):
     layer, x = randomized(make()), inputs(requires_grad=True)

@@ -366,7 +366,8 @@ def test_the_same_tensor_twice(device):
     ("run", "place", "rows", "channels"),
     [
         ("public", "cpu", 127, 28),
-        pytest.param("kernels", "cpu", 127, 28, marks=no_gpu),
+        # the interpreter has one thread: a small case shows what code that forgets to write, or adds twice, gives
+        pytest.param("kernels", "cpu", 19, 5, marks=no_gpu),
         *(pytest.param("public", "cuda", 1000, channels, marks=gpu) for channels in (28, 1000)),
     ],
 )
@@ -374,7 +375,7 @@ def test_the_same_tensor_twice(device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=case_id)
 def test_repeats_are_equal_to_the_bit(run, place, rows, channels, algebra, dtype):
     """Nothing is summed in an order that depends on the machine's mood, and torch agrees."""
-    if (run, algebra) == ("kernels", "R5") or (algebra, channels) == ("R5", 1000):
+    if (run == "kernels" and algebra not in ("R2", "R2,0,1")) or (algebra, channels) == ("R5", 1000):
         pytest.skip("too slow in the interpreter, and to compile")
     assert torch.are_deterministic_algorithms_enabled()
     inputs = random_inputs(FUSED[0], algebra, [rows], channels, dtype=dtype, device=place)

@@ -178,7 +178,7 @@ def test_results_and_gradients(mode, case, device, plain_torch):
         exact, rounded = truths
         errors = {name: reference.relative_error(result, exact[name]) for name, result in ours.items()}
         unavoidable = {name: reference.relative_error(rounded[name], exact[name]) for name in ours}
-        if dtype.itemsize == 2:
+        if dtype.itemsize == 2 and type(module).__name__ == "NBodyNetwork":
             # through many layers the error of a single parameter is a matter of luck, here and in plain torch
             errors, unavoidable = ({"all results": root_mean_square(e)} for e in (errors, unavoidable))
         for name, error in errors.items():

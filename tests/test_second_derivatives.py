@@ -1,0 +1,57 @@
+"""The kernels' second derivatives, in the interpreter, against the generated code's in float64."""
+
+import pytest
+import reference
+import torch
+
+from cliffnn import generated
+from cliffnn.operation import operation
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
+
+
+def second(text, algebra):
+    """An operation and its second derivative: of all gradients, with respect to all that is not saved."""
+    forward = operation(text, algebra)
+    chosen = forward
+    for _ in range(2):
+        of = [name for name in chosen.outputs if name != "scales"]
+        chosen = chosen.vjp(of, [name for name in chosen.inputs if name not in chosen.saved])
+    return forward, chosen
+
+
+def random_inputs(forward, chosen, rows, channels):
+    shapes = {"rows": lambda g: (rows, g.size, channels), "shared": lambda g: (g.size, channels)}
+    inputs = {
+        name: torch.randn(shapes[group.kind](group), dtype=torch.float64)
+        for name, group in chosen.inputs.items()
+        if name not in chosen.saved
+    }
+    if chosen.saved:
+        # what was saved is a function of the inputs
+        results = generated.run(forward, [inputs[name] for name in forward.inputs], 1e-6)
+        inputs |= dict(zip(forward.outputs, results, strict=True))
+    return [inputs[name] for name in chosen.inputs]
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R1,1", "R2,0,1", "R3"])
+@pytest.mark.parametrize(
+    "text",
+    ["identity.norm", "gelu", "gelu_weighted_geometric_product.norm", "weighted_geometric_product[y=!].norm"],
+)
+def test_second_derivatives(text, algebra):
+    assert_equal(text, algebra, 3, 5)
+
+
+@pytest.mark.parametrize("text", ["identity.norm", "gelu_weighted_geometric_product.norm"])
+def test_second_derivatives_of_rows_that_no_tile_holds(text):
+    assert_equal(text, "R2", 1, 4100)
+
+
+def assert_equal(text, algebra, rows, channels):
+    kernels = pytest.importorskip("cliffnn.kernels")
+    forward, chosen = second(text, algebra)
+    inputs = random_inputs(forward, chosen, rows, channels)
+    results = (module.run(chosen, inputs, 1e-6) for module in (kernels, generated))
+    for name, got, wanted in zip(chosen.outputs, *results, strict=True):
+        assert reference.relative_error(got, wanted) < 1e-12, name
