@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 # Bytes of stack that a kernel is known to use; every other uses none. R3's backward with two channels a thread is
 # faster with them than it is reading the result instead of computing it (docs/kernels.md).
-KNOWN_SPILLS = {("R3", "512", "vjp"): 112}
+KNOWN_SPILLS = {("R3", "512", "vjp"): 120}
 
 
 @pytest.fixture(scope="module")
