@@ -19,15 +19,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expression:
-    """A named expression: multivectors that come row by row, and coefficients that all rows share."""
+    """A named expression: multivectors that come row by row, and coefficients that all rows share; and its results."""
 
     name: str
-    function: Callable[..., MultiVector]
+    function: Callable[..., MultiVector | tuple[MultiVector, ...]]
     rows: tuple[str, ...]
     params: tuple[str, ...] = ()
+    results: tuple[str, ...] = ("out",)
 
 
 EXPRESSIONS: dict[str, Expression] = {}
+# What registers expressions whose name, which depends on what they compute, nobody has asked for yet.
+UNNAMED: list[Callable[[], object]] = []
+
+
+def find(name: str) -> Expression | None:
+    """An expression by its name."""
+    while name not in EXPRESSIONS and UNNAMED:
+        UNNAMED.pop()()
+    return EXPRESSIONS.get(name)
 
 
 def expression(*rows: str, params: tuple[str, ...] = ()) -> Callable:
