@@ -29,14 +29,16 @@ class Expression:
 
 
 EXPRESSIONS: dict[str, Expression] = {}
-# What registers expressions whose name, which depends on what they compute, nobody has asked for yet.
-UNNAMED: list[Callable[[], object]] = []
+# What registers expressions that have no name yet, since it depends on what they compute, by how that name begins.
+UNNAMED: list[tuple[str, Callable[[], object]]] = []
 
 
 def find(name: str) -> Expression | None:
     """An expression by its name."""
-    while name not in EXPRESSIONS and UNNAMED:
-        UNNAMED.pop()()
+    if name not in EXPRESSIONS:
+        for begins, register in UNNAMED:
+            if begins == name.rpartition("_")[0]:
+                register()
     return EXPRESSIONS.get(name)
 
 

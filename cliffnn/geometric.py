@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
 import linecache
 import re
+import string
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike
@@ -98,6 +99,9 @@ class GeometricOp:
         That each parameter holds, by its name.
     """
 
+    __name__: str
+    __qualname__: str
+
     def __init__(self, function: Callable, algebra: Algebra):
         functools.update_wrapper(self, function)
         self.algebra = algebra
@@ -107,7 +111,8 @@ class GeometricOp:
         self._held = _grades(function.__annotations__["return"], algebra, "return") if _declared(function) else None
         self._key = len(_OPERATORS)
         _OPERATORS.append(self)
-        UNNAMED.append(lambda: self._traced)
+        self._begins = re.sub(r"[^A-Za-z0-9_]", "", self.__name__)
+        UNNAMED.append((self._begins, lambda: self._traced))
 
     def __reduce__(self) -> str:
         return self.__qualname__
@@ -163,7 +168,7 @@ class GeometricOp:
         if language == "torch":
             from cliffnn.codegen import function_source, program_of
 
-            return function_source(self.__name__, program_of(chosen))
+            return function_source(self._begins, program_of(chosen))
         if language == "triton":
             from cliffnn.kernels.source import Kernel, kernel_source
 
@@ -203,18 +208,18 @@ class GeometricOp:
             raise ValueError(f"{self.__name__}: got a result that is zero for all inputs, wanted one that has grades")
         if self._held and (more := set(results[0].grades) - set(self._held)):
             raise ValueError(
-                f"{self.__name__}: got a result with grades {tuple(sorted(more))} too, wanted {self._held} as annotated; "
-                "return .grade() of it"
+                f"{self.__name__}: got a result with grades {tuple(sorted(more))} too, wanted {self._held}, "
+                "as annotated; return .grade() of it"
             )
         statements = tuple(tracer.builder.statements)
         written = [self.algebra.name, symbols, grades, [(name, _written(value)) for name, value in statements]]
         written += [[(key, _written(number.polynomial)) for key, number in result.items()] for result in results]
         digest = hashlib.sha256(repr(written).encode()).hexdigest()[:12]
-        name = f"{re.sub(r'[^A-Za-z0-9_]', '', self.__name__)}_{digest}"
-        letters = (
-            ("out",) if len(results) == 1 else tuple(f"out_{letter}" for letter in map(_letters, range(len(results))))
+        name = f"{self._begins}_{digest}"
+        letters = [f"out_{letter}" for letter in string.ascii_lowercase] if several else ["out"]
+        EXPRESSIONS[name] = Expression(
+            name, _replay(self, statements, results), self._inputs, results=tuple(letters[: len(results)])
         )
-        EXPRESSIONS[name] = Expression(name, _replay(self, statements, results), self._inputs, results=letters)
         return _Traced(name, grades, several)
 
     def _result(self, result: Any, tracer: Tracer) -> MultiVector:
@@ -280,10 +285,6 @@ def _replay(self: GeometricOp, statements: tuple[Statement, ...], results: list[
     return function
 
 
-def _letters(index: int) -> str:
-    return chr(ord("a") + index) if index < 26 else _letters(index // 26 - 1) + _letters(index % 26)
-
-
 def _input_name(name: str, position: int) -> str:
     """What generated source calls a parameter: numbered names, and what source has a use for, would be ambiguous."""
     plain = re.fullmatch(r"[A-Za-z]+(_[A-Za-z]+)*", name)
@@ -296,9 +297,7 @@ def _grades_of_parameters(function: Callable, algebra: Algebra) -> dict[str, tup
     found: dict[str, tuple[int, ...] | None] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(
-                f"{name}: got a parameter that takes any number of arguments, wanted one for each multivector"
-            )
+            raise TypeError(f"{name}: got a parameter of any number of arguments, wanted one for each multivector")
         if parameter.default is parameter.empty:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 raise TypeError(f"{name}: got a parameter that goes by keyword only, wanted one that has a position")
@@ -316,13 +315,11 @@ def _declared(function: Callable) -> bool:
 def _grades(annotation: Any, algebra: Algebra, name: str) -> tuple[int, ...] | None:
     """The grades that an annotation names."""
     if isinstance(annotation, str):
-        try:
-            # annotations of the future are source
+        # annotations of the future are source
+        with contextlib.suppress(ValueError, SyntaxError):
             annotation = ast.literal_eval(annotation)
-        except (ValueError, SyntaxError):
-            pass
     parts = annotation if isinstance(annotation, (tuple, list)) else (annotation,)
-    named = {name: (k,) for k, name in enumerate(_NAMES) if k <= algebra.dim}
+    named: dict[str, tuple[int, ...]] = {name: (k,) for k, name in enumerate(_NAMES) if k <= algebra.dim}
     named |= {f"pseudo{name}": (algebra.dim - k,) for k, name in enumerate(_NAMES) if k <= algebra.dim}
     named |= {"even": algebra.grades[::2], "odd": algebra.grades[1::2], "multivector": algebra.grades}
     found: set[int] = set()

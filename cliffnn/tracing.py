@@ -45,7 +45,7 @@ class Tracer:
     def input(self, symbol: str) -> Number:
         return Number(self, Polynomial([[1, symbol]]), _point(symbol))
 
-    def constant(self, value: Real) -> Number:
+    def constant(self, value: Any) -> Number:
         if isinstance(value, Rational):
             value = Fraction(value)
             value = int(value) if value.denominator == 1 else value
@@ -214,13 +214,13 @@ class Number:
         inverse = pow(self.at_point, -1, _PRIME)
         if self.constant is not None:
             return self.tracer.constant(1) / self.constant
-        (coefficient, *symbols), *rest = self.polynomial.args
+        (coefficient, *_), *rest = self.polynomial.args
         if not rest and coefficient != 1:
             return (self / coefficient)._reciprocal() / coefficient
         return self.tracer.call("reciprocal", self, at_point=inverse)
 
     def __pow__(self, power: Any) -> Number:
-        twice = 2 * power if isinstance(power, Real) else 0.5
+        twice: Any = 2 * power if isinstance(power, Real) else 0.5
         if twice != int(twice):
             raise TypeError(f"it takes the power {power!r}; wanted whole and half numbers")
         whole, half = divmod(abs(int(twice)), 2)
@@ -281,6 +281,11 @@ class Multivector(kingdon.MultiVector):
     abs = __abs__ = _of_scalar("abs")
     __torch_function__ = classmethod(_torch_function)
 
+    def __pow__(self, power: Any, modulo: None = None) -> Multivector:
+        if self.grades in ((), (0,)) and isinstance(self.e, Number):
+            return scalar(self.algebra, self.e**power)
+        return super().__pow__(power, modulo)
+
     def exp(self, *functions: Any) -> Multivector:
         r"""Of a scalar, or of what squares to a scalar s.
 
@@ -296,7 +301,8 @@ class Multivector(kingdon.MultiVector):
         s = square.e
         if not isinstance(s, Number):
             s = next(value for value in self.values() if isinstance(value, Number)).tracer.constant(s)
-        return self * s.tracer.call("stumpff", s, "1") + s.tracer.call("stumpff", s, "0")
+        even, odd = (scalar(self.algebra, s.tracer.call("stumpff", s, index)) for index in "01")
+        return self * odd + even
 
 
 def argument(tracer: Tracer, algebra: kingdon.Algebra, keys: tuple[int, ...], symbols: tuple[str, ...]) -> Multivector:
