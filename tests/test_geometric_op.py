@@ -140,9 +140,11 @@ def test_exponential_at_zero_and_of_every_sign():
 
 
 @ops
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("alone", [None, 0, -1])
 def test_kernels_and_compilers_compute_the_same(op, alone):
-    text, _ = _text(op._key, tuple(alone and not index for index in range(len(op.grades))))
+    """Which parameter is one for all rows changes what a kernel sums, and what it meets beyond the last row."""
+    indices = range(len(op.grades))
+    text, _ = _text(op._key, tuple(alone is not None and index == indices[alone] for index in indices))
     chosen = operation(text, op.algebra.name)
     for _ in range(3):
         inputs = [
@@ -238,6 +240,28 @@ def test_functions_of_scalars(name):
     with np.errstate(all="ignore"):
         (out,) = kernels.run(chosen, [s], 1e-6)
     torch.testing.assert_close(out, function(s), rtol=1e-13, atol=0)
+
+
+def test_what_vanishes_identically_is_known():
+    """Also past a division, whose common factors are cancelled."""
+
+    def quotient(x, s: "scalar"):
+        return x / s
+
+    def nothing(x, s: "scalar"):
+        return x / s - x * (1 / s) + (x * s) / (s * s) - x / s
+
+    assert "# 4 multiplications, 0 additions" in cliffnn.geometric_op("R2")(quotient).source()
+    with pytest.raises(ValueError, match="zero for all inputs"):
+        cliffnn.geometric_op("R2")(nothing).out_grades  # noqa: B018
+
+    def powers(x, s: "scalar"):
+        return x / s + (s * s) * x / 2
+
+    op = cliffnn.geometric_op("R2")(powers)
+    assert_equals_kingdon(op, random_inputs(op))
+    rotor = cliffnn.geometric_op("R3")(lambda r: r.grade(0, 2) / r.grade(0, 2))
+    assert rotor.out_grades == (0,)
 
 
 def test_broadcasting():
@@ -339,14 +363,14 @@ def test_names_say_what_is_computed():
     """The same name in another process, and another once the function is another; no source is needed."""
     code = """
 import cliffnn
-for op in (lambda x: x * ~x / 2, lambda x: x * x / 2, lambda y: y * y / 2):
+for op in (lambda x: x * ~x / 2, lambda x: x * x / 2, lambda y: y * y / 2, lambda x: 2 * x, lambda x: 3 * x):
     op = cliffnn.geometric_op("R2")(op)
     print(op.out_grades, op._traced.name)
 """
     runs = [subprocess.run([sys.executable], input=code, check=True, capture_output=True, text=True) for _ in "ab"]
     assert runs[0].stdout == runs[1].stdout
     names = [line.split()[-1] for line in runs[0].stdout.splitlines()]
-    assert len(set(names)) == 3
+    assert len(set(names)) == 5
     assert runs[0].stdout.startswith("(0, 1) lambda_")
     with pytest.raises(ValueError, match="an expression of your own is known"):
         operation(names[0], "R2")
