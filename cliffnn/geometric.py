@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from torch import Tensor
 
+from cliffnn import elementary
 from cliffnn.algebra import Algebra, AlgebraLike
 from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector
 from cliffnn.expressions import EXPRESSIONS, UNNAMED, Expression
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cliffnn.tracing import Tracer
 
 _NAMES = ("scalar", "vector", "bivector", "trivector", "quadvector", "pentavector", "hexavector")
-_TAKEN = frozenset({"abs", "mean", "mul", "out", "sign", "stack", "zero", "addcmul", "buffers", "scales", "rows"})
+_TAKEN = frozenset({*elementary.__all__, "addcmul", "buffers", "mul", "out", "rows", "scales", "stack"})
 
 
 def geometric_op(algebra: AlgebraLike) -> Callable[[Callable], GeometricOp]:

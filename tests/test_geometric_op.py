@@ -288,6 +288,8 @@ def test_names_that_source_has_a_use_for():
     product = lambda x, y: cliffnn.functional.geometric_product(x, y, "R2")  # noqa: E731
     torch.testing.assert_close(op(*inputs), sum(product(*inputs[i : i + 2]) for i in (0, 2, 4)))
     assert gradcheck(op, inputs)
+    reciprocal = cliffnn.geometric_op("R2")(lambda reciprocal, s: reciprocal / s.grade(0))
+    assert gradcheck(reciprocal, inputs[:2])
     torch.testing.assert_close(op(*inputs), op(**dict(zip(op.grades, inputs, strict=True))))
 
 
