@@ -214,8 +214,12 @@ class Algebra:
         """The same algebra as kingdon builds it."""
         import kingdon
 
+        from cliffnn.tracing import Multivector
+
         # "large" multiplies polynomials directly; otherwise each operation would first be compiled to a function
-        return kingdon.Algebra(signature=list(self.signature), start_index=self.start_index, large=True)
+        algebra = kingdon.Algebra(signature=list(self.signature), start_index=self.start_index, large=True)
+        algebra.mvtype = Multivector
+        return algebra
 
     @cached_property
     def products(self) -> tuple[tuple[int, int, int, int], ...]:

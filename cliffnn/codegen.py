@@ -49,8 +49,8 @@ def _assignment(name: str, value) -> list[str]:
     """Lines that compute a polynomial or a call: a term that is a plain product is added in one operation."""
     if hasattr(value, "function"):
         return [f"{name} = {_call(value)}"]
-    # a positive term first saves a negation
-    terms = sorted(value.args, key=lambda monomial: monomial[0] < 0)
+    # a positive term first saves a negation; a constant is no tensor to add to
+    terms = sorted(value.args, key=lambda monomial: (len(monomial) == 1, monomial[0] < 0))
     lines: list[str] = []
     for coefficient, *factors in terms or [(0,)]:
         plain = abs(coefficient) == 1 and factors
@@ -181,10 +181,14 @@ def buffered_function(operation: Operation) -> tuple[Callable, tuple[str, ...], 
     return module.__dict__["run"], module.__dict__["INPUTS"], module.__dict__["BUFFERS"]
 
 
+def _functions(program: Program) -> list[str]:
+    return sorted({"zero", *(value.function for _, value in program.statements if hasattr(value, "function"))})
+
+
 def _header(operation: Operation, functions: str, program: Program, *constants: str) -> str:
     lines = "\n".join([f"INPUTS = {tuple(_groups(program))}", *constants])
     return (
         f'"""{operation.text} in {operation.algebra.name}: {operation.expression.function.__doc__}"""\n\n'
         f"from torch import {functions}\n\n"
-        f"from cliffnn.elementary import abs, mean, normal_cdf, normal_pdf, rsqrt, sign, zero\n\n{lines}\n\n\n"
+        f"from cliffnn.elementary import {', '.join(_functions(program))}\n\n{lines}\n\n\n"
     )

@@ -3,10 +3,29 @@
 import math
 
 import torch
-from torch import Tensor, abs, rsqrt
+from torch import Tensor, abs, cos, cosh, exp, log, reciprocal, rsqrt, sin, sinh, sqrt, tan, tanh
 from torch import zeros_like as zero
 
-__all__ = ["abs", "mean", "normal_cdf", "normal_pdf", "rsqrt", "sign", "zero"]
+__all__ = [
+    "abs",
+    "cos",
+    "cosh",
+    "exp",
+    "log",
+    "mean",
+    "normal_cdf",
+    "normal_pdf",
+    "reciprocal",
+    "rsqrt",
+    "sign",
+    "sin",
+    "sinh",
+    "sqrt",
+    "stumpff",
+    "tan",
+    "tanh",
+    "zero",
+]
 
 
 def mean(x: Tensor) -> Tensor:
@@ -25,3 +44,21 @@ def normal_cdf(x: Tensor) -> Tensor:
 
 def normal_pdf(x: Tensor) -> Tensor:
     return math.sqrt(0.5 / math.pi) * torch.exp(-0.5 * x * x)
+
+
+def stumpff(s: Tensor, index: int) -> Tensor:
+    """Stumpff's function: the sum of s^j / (2j + index)! over j, by its series where s is small, else by recurrence."""
+    series = torch.full_like(s, 1 / math.factorial(index + 20))
+    for j in range(9, -1, -1):
+        series = series * s + 1 / math.factorial(index + 2 * j)
+    small = s.abs() < 1
+    # the root's derivative is not finite at 0; nothing is differentiated here, but 0 / 0 would be NaN
+    s = torch.where(small, 1, s)
+    root = s.abs().sqrt()
+    if index % 2:
+        value = torch.where(s > 0, root.sinh(), root.sin()) / root
+    else:
+        value = torch.where(s > 0, root.cosh(), root.cos())
+    for k in range(index % 2, index, 2):
+        value = (value - 1 / math.factorial(k)) / s
+    return torch.where(small, series, value)

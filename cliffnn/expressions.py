@@ -19,15 +19,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expression:
-    """A named expression: multivectors that come row by row, and coefficients that all rows share."""
+    """A named expression: multivectors that come row by row, and coefficients that all rows share; and its results."""
 
     name: str
-    function: Callable[..., MultiVector]
+    function: Callable[..., MultiVector | tuple[MultiVector, ...]]
     rows: tuple[str, ...]
     params: tuple[str, ...] = ()
+    results: tuple[str, ...] = ("out",)
 
 
 EXPRESSIONS: dict[str, Expression] = {}
+# What registers expressions that have no name yet, since it depends on what they compute, by how that name begins.
+UNNAMED: list[tuple[str, Callable[[], object]]] = []
+
+
+def find(name: str) -> Expression | None:
+    """An expression by its name."""
+    if name not in EXPRESSIONS:
+        for begins, register in UNNAMED:
+            if begins == name.rpartition("_")[0]:
+                register()
+    return EXPRESSIONS.get(name)
 
 
 def expression(*rows: str, params: tuple[str, ...] = ()) -> Callable:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from cliffnn.algebra import Algebra, Path
-from cliffnn.expressions import EXPRESSIONS, Expression
+from cliffnn.expressions import EXPRESSIONS, Expression, find
 
 Kind: TypeAlias = Literal["rows", "shared", "scalars"]
 
@@ -84,7 +84,7 @@ class Operation:
     def __post_init__(self) -> None:
         inputs = {name: self._multivector(name) for name in self.expression.rows}
         inputs |= {name: Group("shared", tuple(range(len(self.paths)))) for name in self.expression.params}
-        outputs = {"out": self._multivector("out")}
+        outputs = {name: self._multivector(name) for name in self.results}
         if self.normalize:
             outputs["scales"] = Group("scalars", self.normed_grades)
         saved = tuple(outputs) if self.normalize and self.derivatives else ()
@@ -103,6 +103,11 @@ class Operation:
     def order(self) -> int:
         """How often it was differentiated."""
         return len(self.derivatives)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The multivectors that the expression gives."""
+        return self.expression.results
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -173,10 +178,11 @@ def operation(text: str, algebra: str) -> Operation:
     if match is None:
         raise ValueError(f"operation: got {text!r}, wanted a text as expression[x=0+1].norm.vjp(out:x)")
     name, options, norm, derivatives = match.groups()
-    if name not in EXPRESSIONS:
+    expression = find(name)
+    if expression is None:
         raise ValueError(
             f"expression: got {name!r}, wanted one of {', '.join(EXPRESSIONS)}; an expression of your own is known "
-            "once the module that defines it was imported"
+            "once the module that defines it was imported, and only as it is defined now"
         )
     grades, shared = {}, []
     for option in options.split(",") if options else ():
@@ -187,4 +193,4 @@ def operation(text: str, algebra: str) -> Operation:
             grades[key] = tuple(map(int, numbers.split("+")))
     found = re.findall(r"\.vjp\(([\w,]*):([\w,]*)\)", derivatives)
     steps = tuple(Derivative(*(tuple(filter(None, names.split(","))) for names in pair)) for pair in found)
-    return Operation(text, Algebra(algebra), EXPRESSIONS[name], grades, tuple(shared), norm is not None, steps)
+    return Operation(text, Algebra(algebra), expression, grades, tuple(shared), norm is not None, steps)

@@ -33,11 +33,16 @@ library.define(
 
 def geometric_op(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: float = 1e-6) -> Tensor:
     """Evaluate an operation, and give its first result; see `cliffnn.generated.run`."""
+    return evaluate(text, algebra, inputs, eps)[0]
+
+
+def evaluate(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: float = 1e-6) -> Sequence[Tensor]:
+    """Evaluate an operation, and give all its results."""
     if unobserved(inputs):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return _Function.apply(_run, text, algebra.name, eps, GENERATOR, *inputs)[0]
-        return _run(inputs, text, algebra.name, eps, GENERATOR)[0]
-    return _dispatched(inputs, text, algebra.name, eps, GENERATOR)[0]
+            return _Function.apply(_run, text, algebra.name, eps, GENERATOR, *inputs)
+        return _run(inputs, text, algebra.name, eps, GENERATOR)
+    return _dispatched(inputs, text, algebra.name, eps, GENERATOR)
 
 
 def unobserved(tensors: Sequence[Tensor]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """A function applied to names."""
+    """A function applied to names, and to whole numbers that say which function of a family."""
 
     function: str
     arguments: tuple[str, ...]
@@ -37,11 +38,30 @@ CONSTANTS = ("EPS", "TOLERANCE")
 
 # The derivative of each elementary function, as a polynomial in its argument, its value, and calls of others.
 DERIVATIVES: dict[str, Callable[[Builder, str, str], Polynomial]] = {
+    "abs": lambda builder, x, value: _symbol(builder.call("sign", x, value)),
+    "cos": lambda builder, x, value: -_symbol(builder.call("sin", x)),
+    "cosh": lambda builder, x, value: _symbol(builder.call("sinh", x)),
+    "exp": lambda builder, x, value: _symbol(value),
+    "log": lambda builder, x, value: _symbol(builder.call("reciprocal", x)),
     "normal_cdf": lambda builder, x, value: _symbol(builder.call("normal_pdf", x)),
     "normal_pdf": lambda builder, x, value: -_symbol(x) * _symbol(value),
+    "reciprocal": lambda builder, x, value: -_symbol(value) * _symbol(value),
+    "sin": lambda builder, x, value: _symbol(builder.call("cos", x)),
+    "sinh": lambda builder, x, value: _symbol(builder.call("cosh", x)),
+    "sqrt": lambda builder, x, value: Fraction(1, 2) * _symbol(builder.call("reciprocal", value)),
+    "tan": lambda builder, x, value: _symbol(value) * _symbol(value) + 1,
+    "tanh": lambda builder, x, value: 1 - _symbol(value) * _symbol(value),
 }
+# Functions that are not finite everywhere.
+SINGULAR = frozenset({"log", "reciprocal", "sqrt", "tan"})
 # Piecewise constant functions, which nothing flows through. "zero" is zero, of its argument's shape.
 _FLAT = {"sign", "zero"}
+
+
+def _stumpff_slope(builder: Builder, s: str, index: int) -> Polynomial:
+    """The derivative of c_k(s), the sum of s^j / (2j + k)!, is (c_(k+1) - k c_(k+2)) / 2."""
+    first, second = (_symbol(builder.call("stumpff", s, str(index + step))) for step in (1, 2))
+    return Fraction(1, 2) * (first - index * second)
 
 
 def _symbol(name: str) -> Polynomial:
@@ -142,21 +162,22 @@ class Trace:
         argument = self.builder.let("argument", _polynomial(value))
         return RationalPolynomial.fromname(self.builder.call(function, argument))
 
-    def finish(self, mv: MultiVector) -> tuple[Norm, ...]:
-        """Assign the coefficients of the result, normalised if the operation says so."""
+    def finish(self, result: str, mv: MultiVector) -> tuple[Norm, ...]:
+        """Assign the coefficients of a result, normalised if the operation says so."""
         values = {self._position[key]: _polynomial(value) for key, value in mv.items()}
-        for blade in self.operation.blades_of("out"):
-            if not values.get(blade):
-                values[blade] = _symbol(self.builder.call("zero", self.anchor))
+        for blade in self.operation.blades_of(result):
+            if not operands(value := values.get(blade, Polynomial([]))):
+                # a constant, of an input's shape
+                values[blade] = value + _symbol(self.builder.call("zero", self.anchor))
         norms = []
-        for k in self.operation.grades_of("out"):
+        for k in self.operation.grades_of(result):
             blades = self.algebra.grade_slices[k]
             indices = range(blades.start, blades.stop)
             if self.operation.normalize and k in self.operation.normed_grades:
                 norms.append(self._normalize(k, indices, values))
             else:
                 for blade in indices:
-                    self.builder.assign(f"out{blade}", values[blade])
+                    self.builder.assign(f"{result}{blade}", values[blade])
         return tuple(norms)
 
     def _normalize(self, grade: int, blades: range, values: Mapping[int, Polynomial]) -> Norm:
@@ -220,10 +241,12 @@ class Program:
         trace = Trace(operation)
         rows = [trace.multivector(name) for name in operation.expression.rows]
         params = [trace.coefficients(name) for name in operation.expression.params]
-        norms = trace.finish(operation.expression.function(trace, *rows, *params))
+        results = operation.expression.function(trace, *rows, *params)
+        named = zip(operation.results, results if isinstance(results, tuple) else (results,), strict=True)
+        norms = tuple(norm for name, result in named for norm in trace.finish(name, result))
         names = (*operation.expression.rows, *operation.expression.params)
         inputs = {name: _symbols(name, operation.inputs[name].indices) for name in names}
-        outputs = {"out": _symbols("out", operation.blades_of("out"))}
+        outputs = {name: _symbols(name, operation.blades_of(name)) for name in operation.results}
         if operation.normalize:
             outputs["scales"] = _symbols("scales", operation.normed_grades)
         program = cls(inputs, outputs, tuple(trace.builder.statements), trace.anchor, norms=norms)
@@ -271,6 +294,9 @@ class Program:
             if isinstance(value, Call):
                 if value.function == "mean":
                     add(value.arguments[0], _symbol(builder.call("mean", upstream[0][1])))
+                elif value.function == "stumpff":
+                    argument, index = value.arguments
+                    add(argument, _stumpff_slope(builder, argument, int(index)) * upstream)
                 elif value.function not in _FLAT:
                     (argument,) = value.arguments
                     add(argument, DERIVATIVES[value.function](builder, argument, name) * upstream)
@@ -405,7 +431,7 @@ def _norm_adjoint(builder: Builder, norm: Norm, given: Mapping[str, Polynomial],
 def operands(value: Value) -> tuple[str, ...]:
     """The names that a value is computed from."""
     if isinstance(value, Call):
-        return value.arguments
+        return tuple(argument for argument in value.arguments if argument.isidentifier())
     return tuple(dict.fromkeys(factor for monomial in value.args for factor in monomial[1:]))
 
 

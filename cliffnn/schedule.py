@@ -12,7 +12,7 @@ import heapq
 from collections import defaultdict
 from typing import NamedTuple, TypeAlias
 
-from cliffnn.program import CONSTANTS, Call, Program
+from cliffnn.program import CONSTANTS, Call, Program, operands
 
 Monomial: TypeAlias = tuple
 
@@ -28,7 +28,7 @@ class Term(NamedTuple):
 def scheduled(program: Program) -> list[Term]:
     """The terms of a program's statements in an order that keeps few names alive."""
     atoms = [(name, term) for name, value in program.statements for term in _terms(value)]
-    operands = [operands_of(term) for _, term in atoms]
+    read = [operands_of(term) for _, term in atoms]
     inputs = {symbol for group in program.inputs.values() for symbol in group} | set(CONSTANTS)
     kept = inputs | {symbol for group in program.outputs.values() for symbol in group}
 
@@ -36,10 +36,10 @@ def scheduled(program: Program) -> list[Term]:
     summands: dict[str, set[int]] = defaultdict(set)
     for index, (name, _) in enumerate(atoms):
         summands[name].add(index)
-        for operand in operands[index]:
+        for operand in read[index]:
             users[operand].add(index)
     unfinished = {name: len(indices) for name, indices in summands.items()}
-    missing = [sum(operand not in inputs for operand in names) for names in operands]
+    missing = [sum(operand not in inputs for operand in names) for names in read]
 
     started: set[str] = set()
     ready_since: dict[int, int] = {}
@@ -48,7 +48,7 @@ def scheduled(program: Program) -> list[Term]:
 
     def rank(index: int) -> tuple[int, int, int]:
         created = atoms[index][0] not in started
-        freed = sum(operand not in kept and len(users[operand]) == 1 for operand in operands[index])
+        freed = sum(operand not in kept and len(users[operand]) == 1 for operand in read[index])
         return created - freed, -ready_since[index], index
 
     def push(index: int) -> None:
@@ -69,7 +69,7 @@ def scheduled(program: Program) -> list[Term]:
         result.append(Term(name, term, first))
         del ready_since[index]
         summands[name].discard(index)
-        for operand in operands[index]:
+        for operand in read[index]:
             users[operand].discard(index)
         unfinished[name] -= 1
         if not unfinished[name]:
@@ -79,7 +79,7 @@ def scheduled(program: Program) -> list[Term]:
                     ready_since[user] = len(result)
                     push(user)
         changed = set(summands[name]) if first else set()
-        for operand in operands[index]:
+        for operand in read[index]:
             if len(users[operand]) == 1:
                 changed |= users[operand]
         for other in changed & ready_since.keys():
@@ -96,4 +96,4 @@ def _terms(value) -> list[Monomial | Call]:
 
 
 def operands_of(term: Monomial | Call) -> tuple[str, ...]:
-    return term.arguments if isinstance(term, Call) else tuple(dict.fromkeys(term[1:]))
+    return operands(term) if isinstance(term, Call) else tuple(dict.fromkeys(term[1:]))

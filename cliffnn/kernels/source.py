@@ -32,7 +32,7 @@ Written by cliffnn.
 import triton
 import triton.language as tl
 
-from cliffnn.kernels.device import abs, normal_cdf, normal_pdf, rsqrt, sign, to_lanes, zero
+from cliffnn.kernels.device import {functions}
 
 TENSORS = {tensors}
 CONSTANTS = {constants}
@@ -132,7 +132,9 @@ def kernel_source(kernel: Kernel) -> str:
     what = "" if kernel.depth is None else f"sums over channels, {kernel.depth} before the last, of "
     title = f"{what}{operation.text} in {operation.algebra.name}: {operation.expression.function.__doc__}"
     means = tuple(len(of_depth) for of_depth in program_of(operation, kernel.recompute).means)
-    header = _HEADER.format(title=title, tensors=(*tensors,), constants=_constants(program), means=means)
+    header = _HEADER.format(
+        title=title, tensors=(*tensors,), constants=_constants(program), means=means, functions=_functions(program)
+    )
     return header + lines
 
 
@@ -182,12 +184,14 @@ def _kernel(
 
 def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[str]]) -> list[str]:
     """All statements, in stages with the sums over channels between them."""
+    from cliffnn.program import SINGULAR
     from cliffnn.schedule import scheduled
 
     muls, adds = program.operations
     lines = [f"# {muls} multiplications, {adds} additions"]
     stages = _stages(program)
     summed = {symbol for symbols in totals.values() for symbol in symbols}
+    singular = any(getattr(value, "function", "") in SINGULAR for _, value in program.statements)
     wide = _needed_in_lanes(program)
     lines += [_widened(symbol) for group in program.inputs.values() for symbol in group if symbol in wide]
     means = program.means
@@ -212,6 +216,9 @@ def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[
         for part in (tuple(s for s in chosen if s[0] in early), tuple(s for s in chosen if s[0] not in early)):
             for term in scheduled(program.part(part)):
                 text, negative = _term(program, term.value)
+                if singular and term.name in summed:
+                    # rows beyond the last are computed from zeros, which need not give something finite
+                    text = f"tl.where(valid, {text}, 0.0)"
                 if term.first and term.name not in summed:
                     lines.append(f"{term.name} = {'-' if negative else ''}{text}")
                 else:
@@ -287,6 +294,11 @@ def _product(monomial) -> tuple[str, bool]:
 def _call(value) -> str:
     constants = ["TOLERANCE"] if value.function == "sign" else []
     return f"{value.function}({', '.join([*value.arguments, *constants])})"
+
+
+def _functions(program: Program) -> str:
+    found = {value.function for _, value in program.statements if hasattr(value, "function")} - {"mean"}
+    return ", ".join(sorted({*found, "to_lanes"}))
 
 
 def _constants(program: Program) -> tuple[str, ...]:

@@ -1,0 +1,335 @@
+"""Functions of multivectors made into operators: traced once, registered as expressions, run fused."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import inspect
+import linecache
+import re
+import string
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from torch import Tensor
+
+from cliffnn import elementary
+from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector
+from cliffnn.expressions import EXPRESSIONS, UNNAMED, Expression
+from cliffnn.functional import _flat
+from cliffnn.operation import operation, text
+from cliffnn.ops import evaluate
+
+if TYPE_CHECKING:
+    from kingdon import MultiVector
+
+    from cliffnn.program import Statement, Trace, Value
+    from cliffnn.tracing import Tracer
+
+_NAMES = ("scalar", "vector", "bivector", "trivector", "quadvector", "pentavector", "hexavector")
+_TAKEN = frozenset({*elementary.__all__, "addcmul", "buffers", "mul", "out", "rows", "scales", "stack"})
+
+
+def geometric_op(algebra: AlgebraLike) -> Callable[[Callable], GeometricOp]:
+    """Make a function of multivectors a fused differentiable operator on tensors.
+
+    The function is written with kingdon's operators, ``* / ^ | & ~ >> **``, ``.dual()``, ``.grade()``, ``.sp()``, and
+    so on, constants, and torch's elementary functions of scalars (``torch.sqrt(n | n)``, or ``(n | n).sqrt()``). It
+    is run once, on symbols, and differentiated as often as it takes.
+
+    Parameters
+    ----------
+    algebra : str, int, tuple or Algebra
+
+    Returns
+    -------
+    callable
+        Decorates a function: see `GeometricOp`. Annotations say which grades a multivector holds: ``"scalar"``,
+        ``"vector"``, ``"bivector"``, ..., ``"pseudoscalar"``, ``"pseudovector"``, ``"even"``, ``"odd"``, an int, a
+        tuple of these; none: all. A parameter with a default value is that constant.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such algebra or grade.
+
+    References
+    ----------
+    Roelfs, De Keninck: Graded symmetry groups, plane and simple, arXiv:2107.03771, for the products' names.
+
+    Examples
+    --------
+    >>> import torch, cliffnn
+    >>> @cliffnn.geometric_op("R3")
+    ... def reflect(n: "vector", x: "vector"):
+    ...     return -n * x / n
+    >>> reflect(torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([[1.0], [2.0], [3.0]])).squeeze(-1)
+    tensor([-1.,  2.,  3.])
+    >>> reflect.out_grades
+    (1,)
+    """
+    if callable(algebra):
+        raise TypeError("geometric_op: got a function, wanted an algebra, as in @geometric_op('R3')")
+    known = Algebra(algebra)
+    return lambda function: GeometricOp(function, known)
+
+
+class _Traced(NamedTuple):
+    """What is known of a function that was traced: its registered name, and the grades of its results."""
+
+    name: str
+    grades: tuple[tuple[int, ...], ...]
+    several: bool
+
+
+class GeometricOp:
+    """A function of multivectors as an operator on tensors; made by `geometric_op`.
+
+    It takes a tensor ``(..., blades held, channels)`` for each parameter. Leading dimensions and channels broadcast;
+    what has no rows of its own is one multivector for all rows. It gives a tensor ``(..., blades held, channels)``,
+    or a tuple of them.
+
+    Attributes
+    ----------
+    algebra : Algebra
+    grades : dict
+        That each parameter holds, by its name.
+    """
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable, algebra: Algebra):
+        functools.update_wrapper(self, function)
+        self.algebra = algebra
+        self.grades = _grades_of_parameters(function, algebra)
+        self._function = function
+        self._inputs = tuple(_input_name(name, position) for position, name in enumerate(self.grades))
+        self._held = _grades(function.__annotations__["return"], algebra, "return") if _declared(function) else None
+        self._key = len(_OPERATORS)
+        _OPERATORS.append(self)
+        self._begins = re.sub(r"[^A-Za-z0-9_]", "", self.__name__)
+        UNNAMED.append((self._begins, lambda: self._traced))
+
+    def __reduce__(self) -> str:
+        return self.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<geometric_op {self.__qualname__} in {self.algebra}>"
+
+    @property
+    def out_grades(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+        """The grades that the result holds, those that do not vanish identically; of several results, a tuple."""
+        traced = self._traced
+        return traced.grades if traced.several else traced.grades[0]
+
+    def __call__(self, *tensors: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+        given = self._given(tensors, named)
+        for name, tensor in given.items():
+            check_multivector(name, tensor, self.algebra, self.grades[name])
+        if autocasting(next(iter(given.values())).device.type):
+            given = autocast(given)
+        check_alike(given)
+        lead, channels = broadcast(given)
+        count = lead.numel()
+        shared = [count > 1 and tensor.shape[:-2].numel() == 1 for tensor in given.values()]
+        flat = [
+            tensor.reshape(-1, tensor.shape[-1]).expand(-1, channels).contiguous()
+            if alone
+            else _flat(tensor, lead, channels)
+            for tensor, alone in zip(given.values(), shared, strict=True)
+        ]
+        what, several = _text(self._key, tuple(shared))
+        results = evaluate(what, self.algebra, flat)
+        if len(lead) != 1:
+            results = [result.reshape(*lead, *result.shape[1:]) for result in results]
+        return tuple(results) if several else results[0]
+
+    def source(self, language: str = "torch", wrt: tuple[str, ...] | str = ()) -> str:
+        """The generated source, for a person to read.
+
+        Parameters
+        ----------
+        language : str
+            ``"torch"`` or ``"triton"``.
+        wrt : str or tuple of str
+            Parameters: the source of the gradient with respect to these.
+        """
+        chosen = operation(_text(self._key, (False,) * len(self.grades))[0], self.algebra.name)
+        if wrt:
+            inputs = dict(zip(self.grades, self._inputs, strict=True))
+            names = (wrt,) if isinstance(wrt, str) else wrt
+            if unknown := [name for name in names if name not in inputs]:
+                raise ValueError(f"wrt: got {unknown[0]!r}, wanted some of {', '.join(inputs)}")
+            chosen = chosen.vjp(chosen.outputs, [inputs[name] for name in names])
+        if language == "torch":
+            from cliffnn.codegen import function_source, program_of
+
+            return function_source(self._begins, program_of(chosen))
+        if language == "triton":
+            from cliffnn.kernels.source import Kernel, kernel_source
+
+            return kernel_source(Kernel(chosen, tuple(chosen.outputs)))
+        raise ValueError(f"language: got {language!r}, wanted 'torch' or 'triton'")
+
+    def _given(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = tuple(self.grades)
+        given = dict(zip(names, tensors, strict=False))
+        if len(tensors) > len(names) or given.keys() & named.keys() or given.keys() | named.keys() != set(names):
+            got = [*["a tensor"] * len(tensors), *(f"{name}=" for name in named)]
+            raise TypeError(f"{self.__name__}: got {', '.join(got) or 'nothing'}, wanted {', '.join(names)}")
+        return {name: given[name] if name in given else named[name] for name in names}
+
+    @functools.cached_property
+    def _traced(self) -> _Traced:
+        from cliffnn.tracing import Tracer, argument
+
+        keys = tuple(self.algebra.kingdon.canon2bin.values())
+        symbols = {
+            name: tuple(f"{name}{blade}" for blade in self.algebra.blades_of(grades))
+            for name, grades in zip(self._inputs, self.grades.values(), strict=True)
+        }
+        tracer = Tracer(symbol for of_input in symbols.values() for symbol in of_input)
+        multivectors = [
+            argument(tracer, self.algebra.kingdon, tuple(keys[blade] for blade in self.algebra.blades_of(grades)), of)
+            for grades, of in zip(self.grades.values(), symbols.values(), strict=True)
+        ]
+        try:
+            returned = self._function(*multivectors)
+            several = isinstance(returned, (tuple, list))
+            results = [self._result(result, tracer) for result in (returned if several else (returned,))]
+        except Exception as error:
+            self._explain(error)
+        grades = tuple(self._held or result.grades for result in results)
+        if not all(grades):
+            raise ValueError(f"{self.__name__}: got a result that is zero for all inputs, wanted one that has grades")
+        if self._held and (more := set(results[0].grades) - set(self._held)):
+            raise ValueError(
+                f"{self.__name__}: got a result with grades {tuple(sorted(more))} too, wanted {self._held}, "
+                "as annotated; return .grade() of it"
+            )
+        statements = tuple(tracer.builder.statements)
+        written = [self.algebra.name, symbols, grades, [(name, _written(value)) for name, value in statements]]
+        written += [[(key, _written(number.polynomial)) for key, number in result.items()] for result in results]
+        digest = hashlib.sha256(repr(written).encode()).hexdigest()[:12]
+        name = f"{self._begins}_{digest}"
+        letters = [f"out_{letter}" for letter in string.ascii_lowercase] if several else ["out"]
+        EXPRESSIONS[name] = Expression(
+            name, _replay(self, statements, results), self._inputs, results=tuple(letters[: len(results)])
+        )
+        return _Traced(name, grades, several)
+
+    def _result(self, result: Any, tracer: Tracer) -> MultiVector:
+        from kingdon import MultiVector
+        from kingdon.operators import dict_to_multivector
+
+        from cliffnn.tracing import Number
+
+        if isinstance(result, (Number, int, float)):
+            result = self.algebra.kingdon.mvtype.fromkeysvalues(self.algebra.kingdon, (0,), [result], raw=True)
+        if not isinstance(result, MultiVector):
+            raise TypeError(f"it returns {type(result).__name__}, wanted a multivector, or a tuple of them")
+        if result.algebra != self.algebra.kingdon:
+            raise ValueError(f"it returns a multivector of another algebra, wanted one of {self.algebra}")
+        values = {k: v if isinstance(v, Number) else tracer.constant(v) for k, v in result.items()}
+        return dict_to_multivector(values, self.algebra.kingdon)
+
+    def _explain(self, error: Exception) -> NoReturn:
+        """Say in which line of the function it went wrong."""
+        code = self._function.__code__
+        frames = [frame for frame in traceback.walk_tb(error.__traceback__) if frame[0].f_code is code]
+        file, line = code.co_filename, frames[-1][1] if frames else code.co_firstlineno
+        source = linecache.getline(file, line).strip()
+        where = f"{self.__name__}, {file}, line {line}" + (f": {source}" if source else "")
+        kind = type(error) if isinstance(error, (TypeError, ValueError, ZeroDivisionError)) else ValueError
+        raise kind(f"{where}\n{error}") from error
+
+
+# By number, which is all that a compiler has to know of one.
+_OPERATORS: list[GeometricOp] = []
+
+
+def _text(key: int, shared: tuple[bool, ...]) -> tuple[str, bool]:
+    """The text of an operator's operation, and whether it has several results."""
+    self = _OPERATORS[key]
+    traced = self._traced
+    grades: dict[str, tuple[int, ...] | None] = dict(zip(self._inputs, self.grades.values(), strict=True))
+    grades |= dict(zip(EXPRESSIONS[traced.name].results, traced.grades, strict=True))
+    alone = [name for name, is_shared in zip(self._inputs, shared, strict=True) if is_shared]
+    return text(traced.name, grades, alone), traced.several
+
+
+# torch.compile calls this function where it would trace others: see `cliffnn.algebra`.
+_text._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _written(value: Value) -> object:
+    """The same text in every process."""
+    return value.args if hasattr(value, "args") else (value.function, value.arguments)
+
+
+def _replay(self: GeometricOp, statements: tuple[Statement, ...], results: list[MultiVector]) -> Callable:
+    """The traced function, as expressions are written."""
+
+    def function(trace: Trace, *_: MultiVector) -> tuple[MultiVector, ...]:
+        from kingdon.polynomial import RationalPolynomial
+
+        for name, value in statements:
+            trace.builder.assign(name, value)
+        return tuple(result.map(lambda number: RationalPolynomial(number.polynomial)) for result in results)
+
+    function.__doc__ = (self.__doc__ or self.__name__).strip().partition("\n")[0].replace("\\", "").replace('"""', "")
+    return function
+
+
+def _input_name(name: str, position: int) -> str:
+    """What generated source calls a parameter: numbered names, and what source has a use for, would be ambiguous."""
+    plain = re.fullmatch(r"[A-Za-z]+(_[A-Za-z]+)*", name)
+    if plain and name not in _TAKEN and not name.startswith(("grad", "out_", "means")):
+        return name
+    return f"{name}_" if re.fullmatch(r"[A-Za-z]+[0-9]+", name) else f"input_{position}_"
+
+
+def _grades_of_parameters(function: Callable, algebra: Algebra) -> dict[str, tuple[int, ...] | None]:
+    found: dict[str, tuple[int, ...] | None] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{name}: got a parameter of any number of arguments, wanted one for each multivector")
+        if parameter.default is parameter.empty:
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                raise TypeError(f"{name}: got a parameter that goes by keyword only, wanted one that has a position")
+            annotation = None if parameter.annotation is parameter.empty else parameter.annotation
+            found[name] = None if annotation is None else _grades(annotation, algebra, name)
+    if not found:
+        raise TypeError(f"{function.__name__}: got a function without parameters, wanted one of multivectors")
+    return found
+
+
+def _declared(function: Callable) -> bool:
+    return getattr(function, "__annotations__", {}).get("return") is not None
+
+
+def _grades(annotation: Any, algebra: Algebra, name: str) -> tuple[int, ...] | None:
+    """The grades that an annotation names."""
+    if isinstance(annotation, str):
+        # annotations of the future are source
+        with contextlib.suppress(ValueError, SyntaxError):
+            annotation = ast.literal_eval(annotation)
+    parts = annotation if isinstance(annotation, (tuple, list)) else (annotation,)
+    named: dict[str, tuple[int, ...]] = {name: (k,) for k, name in enumerate(_NAMES) if k <= algebra.dim}
+    named |= {f"pseudo{name}": (algebra.dim - k,) for k, name in enumerate(_NAMES) if k <= algebra.dim}
+    named |= {"even": algebra.grades[::2], "odd": algebra.grades[1::2], "multivector": algebra.grades}
+    found: set[int] = set()
+    for part in parts:
+        if isinstance(part, str) and part in named:
+            found.update(named[part])
+        elif isinstance(part, int) and not isinstance(part, bool) and part in algebra.grades:
+            found.add(part)
+        else:
+            wanted = f"wanted grades of {algebra}: {', '.join(named)}, numbers up to {algebra.dim}, or a tuple of them"
+            raise ValueError(f"{name}: got the annotation {part!r}, {wanted}")
+    return tuple(sorted(found)) if tuple(sorted(found)) != algebra.grades else None
