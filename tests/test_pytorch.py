@@ -124,17 +124,27 @@ def plain_torch(monkeypatch):
     def signature(algebra):
         return Algebra(algebra).p, Algebra(algebra).q, Algebra(algebra).r
 
-    def linear(x, weight, bias, algebra):
+    def linear(x, weight, bias, algebra, grades=None):
+        assert grades is None
         out = torch.stack([x[..., b, :] @ weight[k].T for b, k in enumerate(Algebra(algebra).grade_of_blades)], -2)
         return out if bias is None else torch.cat([out[..., :1, :] + bias, out[..., 1:, :]], -2)
 
     def substitute(function):
-        return lambda *arguments, **options: function(*arguments[:-1], signature(arguments[-1]), **options)
+        def run(*arguments):
+            """Tensors, the algebra, and grades, which are all."""
+            tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+            algebra, *grades = arguments[len(tensors) :]
+            assert not any(grades)
+            return function(*tensors, signature(algebra))
 
-    def block(x, y, weight, algebra, normalize, eps):
+        return run
+
+    def block(x, y, weight, algebra, normalize, eps, *grades):
+        assert not any(grades)
         return reference.gelu_sgp_norm(x, y, weight, signature(algebra), normalize, eps)
 
-    def norm(x, algebra, eps):
+    def norm(x, algebra, eps, grades=None):
+        assert grades is None
         return reference.rms_norm(x, signature(algebra), eps)
 
     def use():
