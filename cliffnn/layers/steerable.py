@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.algebra import AlgebraLike
 from cliffnn.layers.base import MVLayer, check_input, checked_channels
 from cliffnn.layers.linear import MVLinear
 from cliffnn.layers.normalization import NormalizationLayer
@@ -189,8 +189,7 @@ class FullyConnectedSteerableGP(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
-        # to become F.fully_connected_geometric_product, with the same arguments
-        product = _fully_connected_geometric_product(x, _right(self, x), self.weight, self.algebra)
+        product = F.fully_connected_geometric_product(x, _right(self, x), self.weight, self.algebra)
         return _with_first_order(self, x, product)
 
     def extra_repr(self) -> str:
@@ -217,27 +216,3 @@ def _right(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor) -> Tensor:
 
 def _with_first_order(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor, product: Tensor) -> Tensor:
     return product if layer.linear_left is None else (product + layer.linear_left(x)) * math.sqrt(0.5)
-
-
-def _fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
-    """The products of all paths, written out; then for each grade of the result one matrix product."""
-    left, right = x.unbind(-2), y.unbind(-2)
-    grades = algebra.grade_of_blades
-    products: dict[tuple[tuple[int, int, int], int], Tensor] = {}
-    for a, b, c, sign in algebra.products:
-        at = (grades[a], grades[b], grades[c]), c
-        if at in products:
-            products[at] = torch.addcmul(products[at], left[a], right[b], value=sign)
-        else:
-            products[at] = sign * left[a] * right[b]
-    out = []
-    nothing = torch.zeros_like(left[0])
-    for k, blades in enumerate(algebra.grade_slices):
-        chosen = [p for p, path in enumerate(algebra.paths) if path[2] == k]
-        rows = [
-            torch.cat([products.get((algebra.paths[p], c), nothing) for p in chosen], -1)
-            for c in range(blades.start, blades.stop)
-        ]
-        matrix = torch.cat([weight[p] for p in chosen], -1)
-        out.append(torch.stack(rows, -2) @ matrix.mT)
-    return torch.cat(out, -2)
