@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks import plain
 from benchmarks.environment import RESULTS, write
-from benchmarks.peers import _import
+from benchmarks.peers import import_from
 from benchmarks.timing import copy_bandwidth, loop_milliseconds, peak_bytes, replay_milliseconds
 from cliffnn import Algebra
 from cliffnn import fully_connected as operators
@@ -161,7 +161,7 @@ def _exact_block(module: FCGPNormBlock, x: Tensor) -> Tensor:
 
 def _peer(path: Path, algebra: Algebra, ours: FCGPNormBlock) -> torch.nn.Module:
     """flash-clifford's layer with our weights: its paths go by grade of x, result, y; its matrices are (in, out)."""
-    _, layer = _import(path, "ops", "modules.layer")
+    _, layer = import_from(path, "ops", "modules.layer")
     module = layer.Layer(ours.weight.shape[-1], dims=algebra.dim, use_fc=True).cuda()
     order = sorted(range(len(algebra.paths)), key=lambda path: [algebra.paths[path][n] for n in (0, 2, 1)])
     with torch.no_grad():

@@ -35,7 +35,7 @@ def available(flash_clifford_at: Path | None) -> Contenders:
 
 def flash_clifford(path: Path) -> Contenders:
     """flash-clifford from a checkout of it."""
-    ops, layer = _import(path, "ops", "modules.layer")
+    ops, layer = import_from(path, "ops", "modules.layer")
     operators = {"R2": ops.fused_gelu_sgp_norm_2d, "R3": ops.fused_gelu_sgp_norm_3d}
 
     def order(algebra: Algebra) -> list[int]:
@@ -108,7 +108,7 @@ def _reordered(gradient: Tensor, order: list[int]) -> Tensor:
     return result
 
 
-def _import(path: Path, *names: str) -> list[ModuleType]:
+def import_from(path: Path, *names: str) -> list[ModuleType]:
     """Modules that a folder has at its top."""
     path = path.resolve()
     if not (path / "ops" / "__init__.py").is_file():

@@ -128,3 +128,12 @@ def prepared(
             raise ValueError(f"{name}: got shape {tuple(tensors[name].shape)}, wanted {tuple(wanted)}")
     dtype = tensors["x"].dtype
     return dtype, [t.to(torch.promote_types(dtype, torch.float32)) for t in tensors.values()]
+
+
+def flattened(row: Tensor, lead: torch.Size, channels: int) -> Tensor:
+    """Contiguous, with one leading dimension; views that change nothing cost host time too."""
+    if row.shape[:-2] != lead or row.shape[-1] != channels:
+        row = row.expand(*lead, row.shape[-2], channels)
+    if len(lead) != 1:
+        row = row.reshape(-1, *row.shape[-2:])
+    return row.contiguous()

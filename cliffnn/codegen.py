@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cliffnn.program import Program
 
 
+@functools.lru_cache(maxsize=4)
 def program_of(operation: Operation, recompute: bool = False) -> Program:
     """The program of an operation; a derivative reads what was saved, or computes the result anew."""
     from cliffnn.program import Program
@@ -48,7 +50,7 @@ def _last(program: Program) -> str:
 def _assignment(name: str, value) -> list[str]:
     """Lines that compute a polynomial or a call: a term that is a plain product is added in one operation."""
     if hasattr(value, "function"):
-        return [f"{name} = {_call(value)}"]
+        return [f"{name} = {call(value)}"]
     # a positive term first saves a negation; a constant is no tensor to add to
     terms = sorted(value.args, key=lambda monomial: (len(monomial) == 1, monomial[0] < 0))
     lines: list[str] = []
@@ -65,7 +67,8 @@ def _assignment(name: str, value) -> list[str]:
     return lines
 
 
-def _call(value) -> str:
+def call(value) -> str:
+    """A function applied to names, as both kinds of source write it."""
     constants = ["TOLERANCE"] if value.function == "sign" else []
     return f"{value.function}({', '.join([*value.arguments, *constants])})"
 
@@ -107,7 +110,7 @@ def buffered_source(name: str, program: Program) -> tuple[str, int]:
 def _small(name: str, value, first: bool) -> str:
     """The line that computes a term of what a row has one of."""
     if hasattr(value, "function"):
-        return f"{name} = {_call(value)}"
+        return f"{name} = {call(value)}"
     coefficient, *factors = value
     text = " * ".join([str(float(coefficient)), *factors] if coefficient != 1 or not factors else factors)
     return f"{name} = {text}" if first else f"{name} = {name} + {text}"
@@ -116,7 +119,7 @@ def _small(name: str, value, first: bool) -> str:
 def _into(buffer: str, name: str, value) -> str:
     """The line that computes the first term of a name in its buffer."""
     if hasattr(value, "function"):
-        return f"{name} = {buffer}.copy_({_call(value)})"
+        return f"{name} = {buffer}.copy_({call(value)})"
     coefficient, *factors = value
     if len(factors) < 2:
         text = f"{buffer}.copy_({factors[0]})" if factors else f"{buffer}.fill_(1)"

@@ -23,6 +23,7 @@ from cliffnn.checks import (
     check_tensor,
     checked_layout,
     checked_paths,
+    flattened,
     gated_grades,
     held_grades,
 )
@@ -299,7 +300,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike,
         raise ValueError(f"bias: got one with grades {held}, wanted None: it is added to the scalar, grade 0")
     if bias is not None and bias.shape != weight.shape[1:2]:
         raise ValueError(f"bias: got shape {tuple(bias.shape)}, wanted ({weight.shape[1]} out_channels,)")
-    out = _linear(_flat(x, x.shape[:-2], x.shape[-1]), weight, bias, sizes)
+    out = _linear(flattened(x, x.shape[:-2], x.shape[-1]), weight, bias, sizes)
     return out if x.ndim == 3 else out.reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -740,7 +741,7 @@ def _apply(
                 f"{name}: got shape {tuple(param.shape)}, wanted {len(paths), channels}: "
                 f"(paths of {algebra.name}, channels)"
             )
-    flat = [_flat(row, lead, channels) for row in rows.values()]
+    flat = [flattened(row, lead, channels) for row in rows.values()]
     coefficients = [param.contiguous() for param in params.values()]
     out = geometric_op(text(expression, held, normalize=normalize), algebra, [*flat, *coefficients], eps)
     return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])
@@ -763,14 +764,5 @@ def _fully_connected_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Alge
             f"weight: got shape {tuple(weight.shape)}, wanted ({len(algebra.paths)} paths of {algebra.name}, "
             f"out_channels, {x.shape[-1]} in_channels)"
         )
-    out = _fully_connected(_flat(x, lead, channels), _flat(y, lead, channels), weight, algebra, gate)
+    out = _fully_connected(flattened(x, lead, channels), flattened(y, lead, channels), weight, algebra, gate)
     return out if len(lead) == 1 else out.reshape(*lead, len(algebra), weight.shape[1])
-
-
-def _flat(row: Tensor, lead: torch.Size, channels: int) -> Tensor:
-    """Contiguous, with one leading dimension; views that change nothing cost host time too."""
-    if row.shape[:-2] != lead or row.shape[-1] != channels:
-        row = row.expand(*lead, row.shape[-2], channels)
-    if len(lead) != 1:
-        row = row.reshape(-1, *row.shape[-2:])
-    return row.contiguous()

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from cliffnn import elementary
 from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector
+from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector, flattened
 from cliffnn.expressions import EXPRESSIONS, UNNAMED, Expression
-from cliffnn.functional import _flat
 from cliffnn.operation import operation, text
 from cliffnn.ops import evaluate
 
@@ -140,7 +139,7 @@ class GeometricOp:
         flat = [
             tensor.reshape(-1, tensor.shape[-1]).expand(-1, channels).contiguous()
             if alone
-            else _flat(tensor, lead, channels)
+            else flattened(tensor, lead, channels)
             for tensor, alone in zip(given.values(), shared, strict=True)
         ]
         what, several = _text(self._key, tuple(shared))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cliffnn.algebra import Algebra
 from cliffnn.kernels.device import normal_cdf
-from cliffnn.kernels.linear import _precision
+from cliffnn.kernels.linear import dot_precision
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.sums import sums
@@ -273,7 +273,7 @@ def fully_connected(
     if rows == 0:
         return out
     tiles = tiles or forward_tiles(inputs, outputs, x.itemsize)
-    run = _prepared(fully_connected_fwd_kernel, algebra, inputs, outputs, tiles, gate, _precision(x))
+    run = _prepared(fully_connected_fwd_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
     grid = (-(-rows // tiles.rows) * blades * -(-outputs // tiles.outputs), 1, 1)
     run(grid, (x, y, weight, out, *_tables(algebra, "out", x.device)), rows)
     return out
@@ -289,7 +289,7 @@ def fully_connected_factor(
     if rows == 0:
         return result
     tiles = tiles or factor_tiles(inputs, outputs, other.itemsize)
-    run = _prepared(fully_connected_factor_kernel, algebra, inputs, outputs, tiles, gate, _precision(grad))
+    run = _prepared(fully_connected_factor_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(grad))
     grid = (-(-rows // tiles.rows) * blades * -(-inputs // tiles.inputs), 1, 1)
     tables = _tables(algebra, "x" if left else "y", grad.device)
     run(grid, (grad, other, weight.mT.contiguous(), result, *tables), rows)
@@ -305,7 +305,7 @@ def fully_connected_weight(
     if rows == 0:
         return x.new_zeros(paths, outputs, inputs)
     tiles = tiles or weight_tiles(inputs, outputs, x.itemsize)
-    run = _prepared(fully_connected_weight_kernel, algebra, inputs, outputs, tiles, gate, _precision(x))
+    run = _prepared(fully_connected_weight_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
     of_matrix = -(-outputs // tiles.outputs) * -(-inputs // tiles.inputs)
     # enough for every multiprocessor, each with many rows
     parts = min(-(-rows // tiles.rows), tiles.resident * multiprocessors(x.device) // (paths * of_matrix))

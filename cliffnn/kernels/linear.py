@@ -126,7 +126,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
     if not (weight.is_contiguous() or weight.mT.is_contiguous()):
         weight = weight.contiguous()
     strides = weight.stride()[1:]
-    run, columns = _forward(blades, inputs, outputs, strides, bias is not None, _precision(x))
+    run, columns = _forward(blades, inputs, outputs, strides, bias is not None, dot_precision(x))
     grid = (-(-rows // _ROWS) * blades, columns, 1)
     # without a bias the kernel reads none, but wants a pointer
     given = weight if bias is None else bias.contiguous()
@@ -144,7 +144,7 @@ def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
         partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))[:, None]
         return sums(partial, starts, x.dtype)
-    run, tiles = _backward(blades, inputs, outputs, _precision(x))
+    run, tiles = _backward(blades, inputs, outputs, dot_precision(x))
     # enough for every multiprocessor, each with many rows
     parts = max(1, min(-(-rows // _ROWS), 2 * multiprocessors(x.device) // (blades * tiles)))
     partial = x.new_empty(blades, parts, outputs, inputs, dtype=torch.float32)
@@ -152,7 +152,7 @@ def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return sums(partial, starts, x.dtype)
 
 
-def _precision(x: Tensor) -> str:
+def dot_precision(x: Tensor) -> str:
     """How float32 factors are multiplied: as torch's setting allows, or as exactly as float32 on tensor cores."""
     if x.dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cliffnn.codegen import file_name, program_of
+from cliffnn.codegen import call, file_name, program_of
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.tiles import load, offset, stack, store, sums_over_channels, unstack
 from cliffnn.operation import Operation
@@ -129,7 +129,7 @@ def kernel_source(kernel: Kernel) -> str:
     # one that follows another with the same rows begins with the last, which the cache may still hold
     last_first = kernel.depth is None and not kernel.whole_rows
     lines = _kernel([*tensors], _constants(program), before, body, after, kernel.loop, last_first)
-    what = "" if kernel.depth is None else f"sums over channels, {kernel.depth} before the last, of "
+    what = "" if kernel.depth is None else f"sums over channels, at depth {kernel.depth}, of "
     title = f"{what}{operation.text} in {operation.algebra.name}: {operation.expression.function.__doc__}"
     means = tuple(len(of_depth) for of_depth in program_of(operation, kernel.recompute).means)
     header = _HEADER.format(
@@ -267,7 +267,7 @@ def _widened(symbol: str) -> str:
 def _plain(name: str, value) -> list[str]:
     """The line that computes what a row has one of; one, so that constants are as precise as what they are added to."""
     if hasattr(value, "function"):
-        return [f"{name} = {_call(value)}"]
+        return [f"{name} = {call(value)}"]
     text = ""
     for monomial in value.args:
         term, negative = _product(monomial)
@@ -277,7 +277,7 @@ def _plain(name: str, value) -> list[str]:
 
 def _term(program: Program, value) -> tuple[str, bool]:
     if hasattr(value, "function"):
-        return _call(replace(value, arguments=tuple(_lanes(program, a) for a in value.arguments))), False
+        return call(replace(value, arguments=tuple(_lanes(program, a) for a in value.arguments))), False
     coefficient, *factors = value
     if not factors:
         return f"tl.full((LANES,), {float(abs(coefficient))}, COMPUTE)", coefficient < 0
@@ -289,11 +289,6 @@ def _product(monomial) -> tuple[str, bool]:
     if abs(coefficient) != 1:
         factors = [str(float(abs(coefficient))), *factors]
     return " * ".join(factors) or "1.0", coefficient < 0
-
-
-def _call(value) -> str:
-    constants = ["TOLERANCE"] if value.function == "sign" else []
-    return f"{value.function}({', '.join([*value.arguments, *constants])})"
 
 
 def _functions(program: Program) -> str:

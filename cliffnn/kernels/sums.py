@@ -38,7 +38,7 @@ def sums_kernel(
     tl.store(out_ptr + group * SIZE + index, tl.sum(total, 0), index < SIZE)
 
 
-def sums(partial: Tensor, starts: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def sums(partial: Tensor, starts: tuple[int, ...], dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """Add groups of parts.
 
     Parameters
@@ -49,13 +49,16 @@ def sums(partial: Tensor, starts: tuple[int, ...], dtype: torch.dtype) -> Tensor
         Where groups start along the first dimension, and where the last one ends.
     dtype : torch.dtype
         Of the result.
+    out : Tensor or None
+        Where the result goes; None: to memory of its own.
 
     Returns
     -------
     Tensor
         ``(groups, *shape)``
     """
-    out = partial.new_empty(len(starts) - 1, *partial.shape[2:], dtype=dtype)
+    if out is None:
+        out = partial.new_empty(len(starts) - 1, *partial.shape[2:], dtype=dtype)
     size = out[0].numel()
     grid = (-(-size // _BLOCK), len(starts) - 1, 1)
     _prepared(size, partial.dtype)(grid, (partial, out, table(starts, partial.device)), partial.shape[1])

@@ -10,7 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import autocasting
+from cliffnn.checks import autocasting, check_eps
 
 
 class MVLayer(LazyModuleMixin, nn.Module):
@@ -90,8 +90,7 @@ def checked_channels(name: str, value: int | None) -> int | None:
 
 def checked_eps(value: float) -> float:
     """A number of at least zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ValueError(f"eps: got {value!r}, wanted a number of at least 0")
+    check_eps(value)
     return float(value)
 
 

@@ -167,7 +167,6 @@ class FullyConnectedSteerableGP(MVLayer):
         self.linear_left = MVLinear(in_channels, out_channels, algebra, **options) if first_order else None
         self.linear_right = MVLinear(in_channels, in_channels, algebra, bias=False, **options)
         self.normalization = _normalization(in_channels, algebra, normalization, options)
-        len(self.algebra.products)  # made now: torch.compile can't trace the first use
         shape = (len(self.algebra.paths), self.out_channels, self.in_channels)
         self.weight = self.parameter(shape, device, dtype)
         self.finish_init()
