@@ -110,26 +110,6 @@ def check_eps(eps: float) -> None:
         raise ValueError(f"eps: got {eps!r}, wanted a number of at least 0")
 
 
-def prepared(
-    algebra: Algebra, x: Tensor, params: dict[str, Tensor], rows: int | None = None
-) -> tuple[torch.dtype, list[Tensor]]:
-    """The dtype of the result, and all arguments in that of the arithmetic.
-
-    Parameters are ``(rows, channels)``, or without rows ``(channels,)``.
-    """
-    check_multivector("x", x, algebra)
-    tensors = {"x": x, **params}
-    if autocasting(x.device.type):
-        tensors = autocast(tensors)
-    check_alike(tensors)
-    wanted = x.shape[-1:] if rows is None else (rows, x.shape[-1])
-    for name in params:
-        if tensors[name].shape != wanted:
-            raise ValueError(f"{name}: got shape {tuple(tensors[name].shape)}, wanted {tuple(wanted)}")
-    dtype = tensors["x"].dtype
-    return dtype, [t.to(torch.promote_types(dtype, torch.float32)) for t in tensors.values()]
-
-
 def flattened(row: Tensor, lead: torch.Size, channels: int) -> Tensor:
     """Contiguous, with one leading dimension; views that change nothing cost host time too."""
     if row.shape[:-2] != lead or row.shape[-1] != channels:

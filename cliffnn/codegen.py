@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from cliffnn import cache
@@ -52,7 +52,7 @@ def _assignment(name: str, value) -> list[str]:
     if hasattr(value, "function"):
         return [f"{name} = {call(value)}"]
     # a positive term first saves a negation; a constant is no tensor to add to
-    terms = sorted(value.args, key=lambda monomial: (len(monomial) == 1, monomial[0] < 0))
+    terms = sorted(value.args, key=lambda monomial: (_is_constant(monomial[1:]), monomial[0] < 0))
     lines: list[str] = []
     for coefficient, *factors in terms or [(0,)]:
         plain = abs(coefficient) == 1 and factors
@@ -122,11 +122,19 @@ def _into(buffer: str, name: str, value) -> str:
         return f"{name} = {buffer}.copy_({call(value)})"
     coefficient, *factors = value
     if len(factors) < 2:
-        text = f"{buffer}.copy_({factors[0]})" if factors else f"{buffer}.fill_(1)"
+        function = "fill_" if _is_constant(factors) else "copy_"
+        text = f"{buffer}.{function}({factors[0] if factors else 1})"
     else:
         text = f"mul({factors[0]}, {factors[1]}, out={buffer})" + "".join(f".mul_({factor})" for factor in factors[2:])
     scale = "" if coefficient == 1 else ".neg_()" if coefficient == -1 else f".mul_({float(coefficient)})"
     return f"{name} = {text}{scale}"
+
+
+def _is_constant(factors: Iterable[str]) -> bool:
+    """Whether a product of names is a number instead of a tensor."""
+    from cliffnn.program import CONSTANTS
+
+    return all(factor in CONSTANTS for factor in factors)
 
 
 def _added(name: str, value) -> str:

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor, abs, cos, cosh, exp, log, reciprocal, rsqrt, sin, sinh, sqrt, tan, tanh
+from torch import Tensor, abs, cos, cosh, exp, log, reciprocal, rsqrt, sigmoid, sin, sinh, sqrt, tan, tanh
 from torch import zeros_like as zero
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "normal_pdf",
     "reciprocal",
     "rsqrt",
+    "sigmoid",
     "sign",
     "sin",
     "sinh",

@@ -6,9 +6,10 @@ path). ``trace.let`` names an intermediate result, which keeps products factored
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from kingdon import MultiVector
@@ -16,15 +17,36 @@ if TYPE_CHECKING:
 
     from cliffnn.program import Trace
 
+    Coefficients: TypeAlias = Sequence[RationalPolynomial]
+
+
+# Coefficients come one for each path of the product of the first two multivectors, or one for each channel.
+PATHS, CHANNELS = "paths", "channels"
+
+# Under the root of a norm: the derivative stays finite at zero and on the null cone.
+SMOOTHING = 1e-16
+
 
 @dataclass(frozen=True)
 class Expression:
-    """A named expression: multivectors that come row by row, and coefficients that all rows share; and its results."""
+    """A named expression.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+    rows : tuple of str
+        The multivectors that come row by row.
+    params : mapping of str to str
+        The coefficients that all rows share, and what there is one for: each of the `PATHS`, each grade of the
+        multivector of that name, or only the `CHANNELS`.
+    results : tuple of str
+    """
 
     name: str
     function: Callable[..., MultiVector | tuple[MultiVector, ...]]
     rows: tuple[str, ...]
-    params: tuple[str, ...] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
     results: tuple[str, ...] = ("out",)
 
 
@@ -42,7 +64,7 @@ def find(name: str) -> Expression | None:
     return EXPRESSIONS.get(name)
 
 
-def expression(*rows: str, params: tuple[str, ...] = ()) -> Callable:
+def expression(*rows: str, **params: str) -> Callable:
     """Register a function under its name."""
 
     def register(function: Callable[..., MultiVector]) -> Callable[..., MultiVector]:
@@ -70,24 +92,80 @@ def geometric_product(trace: Trace, x: MultiVector, y: MultiVector) -> MultiVect
     return x * y
 
 
-@expression("x", "y", params=("w",))
-def weighted_geometric_product(
-    trace: Trace, x: MultiVector, y: MultiVector, w: Sequence[RationalPolynomial]
-) -> MultiVector:
+@expression("x", "y", w=PATHS)
+def weighted_geometric_product(trace: Trace, x: MultiVector, y: MultiVector, w: Coefficients) -> MultiVector:
     """sum over paths (i, j, k) of w_ijk <<x>_i <y>_j>_k"""
     weights = dict(zip(trace.operation.paths, w, strict=True))
     products = {(i, j): x.grade(i) * y.grade(j) for i, j, _ in weights}
     terms = [trace.let(f"p{i}{j}{k}", products[i, j].grade(k)) * weights[i, j, k] for i, j, k in weights]
-    return sum(terms[1:], terms[0])
+    return _sum(terms)
 
 
-@expression("x", "y", params=("w",))
-def gelu_weighted_geometric_product(
-    trace: Trace, x: MultiVector, y: MultiVector, w: Sequence[RationalPolynomial]
-) -> MultiVector:
+@expression("x", "y", w=PATHS)
+def gelu_weighted_geometric_product(trace: Trace, x: MultiVector, y: MultiVector, w: Coefficients) -> MultiVector:
     """sum over paths (i, j, k) of w_ijk <<gelu(x)>_i <gelu(y)>_j>_k"""
     return weighted_geometric_product(trace, _gate(trace, "gelu_x", x), _gate(trace, "gelu_y", y), w)
 
 
+@expression("x", a="x", b="x")
+def silu(trace: Trace, x: MultiVector, a: Coefficients, b: Coefficients) -> MultiVector:
+    """<x>_k sigmoid(a_k i_k + b_k), with i_0 = <x>_0 and i_k = q_k(x)"""
+    gated = []
+    for k, weight, bias in zip(trace.operation.grades_of("x"), a, b, strict=True):
+        invariant = _form(trace, f"form{k}", x.grade(k)) if k else _number(x.grade(0))
+        gated.append(x.grade(k) * trace.apply("sigmoid", weight * invariant + bias))
+    return _sum(gated)
+
+
+@expression("x", a="x")
+def normalize(trace: Trace, x: MultiVector, a: Coefficients) -> MultiVector:
+    """<x>_k / (sigmoid(a_k) (|<x>_k| - 1) + 1 + eps)"""
+    return _normalized(trace, "x", x, a)
+
+
+@expression("x", a=CHANNELS)
+def layer_norm(trace: Trace, x: MultiVector, a: Coefficients) -> MultiVector:
+    """a x / (mean |x| + eps)"""
+    mean = trace.apply("mean", _norm(trace, "form", x))
+    return x * trace.number("factor", a[0] * trace.apply("reciprocal", mean + trace.eps))
+
+
+@expression("x", "y", "z", w=PATHS, a="y")
+def steerable_geometric_product(
+    trace: Trace, x: MultiVector, y: MultiVector, z: MultiVector, w: Coefficients, a: Coefficients
+) -> MultiVector:
+    """(z + wgp(x, normalize(y, a), w)) / sqrt 2"""
+    y = trace.let("normalized", _normalized(trace, "y", y, a))
+    return trace.let("sum", z + weighted_geometric_product(trace, x, y, w)) * math.sqrt(0.5)
+
+
 def _gate(trace: Trace, name: str, x: MultiVector) -> MultiVector:
-    return trace.let(name, x * trace.apply("normal_cdf", x.grade(0)))
+    return trace.let(name, x * trace.apply("normal_cdf", _number(x.grade(0))))
+
+
+def _normalized(trace: Trace, name: str, x: MultiVector, a: Coefficients) -> MultiVector:
+    parts = []
+    for k, weight in zip(trace.operation.grades_of(name), a, strict=True):
+        degree = trace.apply("sigmoid", weight)
+        size = degree * _norm(trace, f"form{k}", x.grade(k)) - degree + 1 + trace.eps
+        parts.append(x.grade(k) * trace.apply("reciprocal", size))
+    return _sum(parts)
+
+
+def _norm(trace: Trace, name: str, x: MultiVector) -> RationalPolynomial | float:
+    """(q(x)^2 + smoothing)^(1/4): the root of the absolute value, but smooth at zero and on the null cone."""
+    form = _form(trace, name, x)
+    return trace.apply("sqrt", trace.apply("sqrt", form * form + SMOOTHING))
+
+
+def _form(trace: Trace, name: str, x: MultiVector) -> RationalPolynomial | int | float:
+    """q(x) = <~x x>_0"""
+    return trace.number(name, _number(x.reverse().sp(x)))
+
+
+def _number(scalar: MultiVector) -> RationalPolynomial | int:
+    return next(iter(scalar.values()), 0)
+
+
+def _sum(parts: Sequence[MultiVector]) -> MultiVector:
+    return sum(parts[1:], parts[0])

@@ -1,8 +1,7 @@
 """The public functions: checks, then one operator.
 
 Multivectors are tensors ``(..., blades, channels)`` of float64, float32, bfloat16 or float16; blades in the order of
-`Algebra.blades`. Arithmetic is in float32, for float64 in float64. Gradients are right to every order; those beyond
-the first run unfused.
+`Algebra.blades`. Arithmetic is in float32, for float64 in float64. Gradients are right to every order.
 """
 
 from __future__ import annotations
@@ -13,30 +12,29 @@ from torch import Tensor
 
 from cliffnn import flops  # noqa: F401  # registers formulas
 from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.apply import apply
 from cliffnn.checks import (
     autocast,
     autocasting,
     broadcast,
     check_alike,
-    check_eps,
     check_multivector,
     check_tensor,
     checked_layout,
-    checked_paths,
     flattened,
     gated_grades,
     held_grades,
 )
 from cliffnn.dropout import dropout
+from cliffnn.expressions import PATHS
 from cliffnn.fully_connected import fully_connected as _fully_connected
 from cliffnn.gates import gate
 from cliffnn.invariants import invariants
 from cliffnn.linear import linear as _linear
 from cliffnn.normalization import layer_norm, normalize
-from cliffnn.operation import text
-from cliffnn.ops import geometric_op
 from cliffnn.pooling import pool
 from cliffnn.silu import silu
+from cliffnn.steerable import steerable_geometric_product
 
 __all__ = [
     "dropout",
@@ -60,6 +58,7 @@ __all__ = [
     "pool",
     "rms_norm",
     "silu",
+    "steerable_geometric_product",
     "to_blades_first",
     "to_channels_first",
     "weighted_geometric_product",
@@ -100,7 +99,7 @@ def gelu(x: Tensor, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
     """
     algebra = Algebra(algebra)
     grades = gated_grades(algebra, grades)
-    return _apply("gelu", algebra, {"x": x}, grades={"x": grades, "out": grades})
+    return apply("gelu", algebra, {"x": x}, grades={"x": grades, "out": grades})
 
 
 def geometric_product(
@@ -140,7 +139,7 @@ def geometric_product(
     """
     algebra = Algebra(algebra)
     grades = {"x": x_grades, "y": y_grades, "out": out_grades}
-    return _apply("geometric_product", algebra, {"x": x, "y": y}, grades=grades)
+    return apply("geometric_product", algebra, {"x": x, "y": y}, grades=grades)
 
 
 def weighted_geometric_product(
@@ -195,7 +194,7 @@ def weighted_geometric_product(
     """
     algebra = Algebra(algebra)
     grades = {"x": x_grades, "y": y_grades, "out": out_grades}
-    return _apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": weight}, grades=grades)
+    return apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": (PATHS, weight)}, grades=grades)
 
 
 def fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: AlgebraLike) -> Tensor:
@@ -341,7 +340,7 @@ def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesL
     """
     algebra = Algebra(algebra)
     grades = held_grades(algebra, grades)
-    return _apply("identity", algebra, {"x": x}, normalize=True, eps=eps, grades={"x": grades, "out": grades})
+    return apply("identity", algebra, {"x": x}, normalize=True, eps=eps, grades={"x": grades, "out": grades})
 
 
 def gelu_sgp_norm(
@@ -400,7 +399,9 @@ def gelu_sgp_norm(
     gated = {name: gated_grades(algebra, k, f"{name}_grades") for name, k in (("x", x_grades), ("y", y_grades))}
     grades = {**gated, "out": out_grades}
     factors = {"x": x, "y": y}
-    return _apply("gelu_weighted_geometric_product", algebra, factors, {"weight": weight}, normalize, eps, grades)
+    return apply(
+        "gelu_weighted_geometric_product", algebra, factors, {"weight": (PATHS, weight)}, normalize, eps, grades
+    )
 
 
 def gelu_fcgp_norm(
@@ -704,47 +705,6 @@ def from_blades_first(x: Tensor) -> Tensor:
     torch.Size([10, 8, 32])
     """
     return einops.rearrange(checked_layout(x), "blades ... channels -> ... blades channels")
-
-
-def _apply(
-    expression: str,
-    algebra: Algebra,
-    rows: dict[str, Tensor],
-    params: dict[str, Tensor] | None = None,
-    normalize: bool = False,
-    eps: float = 1e-6,
-    grades: dict[str, GradesLike] | None = None,
-) -> Tensor:
-    """Check the arguments, flatten the leading dimensions, run the operator.
-
-    ``grades`` are those that multivectors hold, the result as ``"out"``, where not all.
-    """
-    checked = {name: held_grades(algebra, k, f"{name}_grades") for name, k in (grades or {}).items()}
-    held = {name: k for name, k in checked.items() if k is not None}
-    for name, row in rows.items():
-        check_multivector(name, row, algebra, held.get(name))
-    check_eps(eps)
-    params = params or {}
-    if autocasting(next(iter(rows.values())).device.type):
-        rows, params = autocast(rows), autocast(params)
-    check_alike({**rows, **params})
-    lead, channels = broadcast(rows)
-    paths = algebra.paths
-    if held and len(rows) == 2:
-        paths = checked_paths(algebra, *(held.get(name) for name in (*rows, "out")))
-    for name, param in params.items():
-        for row_name, row in rows.items():
-            if row.shape[-1] != channels:
-                raise ValueError(f"{row_name}: got {row.shape[-1]} channels, wanted {channels}, as the other has")
-        if tuple(param.shape) != (len(paths), channels):
-            raise ValueError(
-                f"{name}: got shape {tuple(param.shape)}, wanted {len(paths), channels}: "
-                f"(paths of {algebra.name}, channels)"
-            )
-    flat = [flattened(row, lead, channels) for row in rows.values()]
-    coefficients = [param.contiguous() for param in params.values()]
-    out = geometric_op(text(expression, held, normalize=normalize), algebra, [*flat, *coefficients], eps)
-    return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])
 
 
 def _fully_connected_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from cliffnn import by_grade
-from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import check_eps, prepared
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.apply import apply
+from cliffnn.expressions import CHANNELS
 
 
-def layer_norm(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesLike = None) -> Tensor:
     r"""Divide by the mean norm over the channels.
 
     .. math:: o_c = \frac{a_c \, x_c}{\operatorname{mean}_{c'} \|x_{c'}\| + \varepsilon}, \qquad
@@ -28,6 +27,8 @@ def layer_norm(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-
     algebra : str, int, tuple or Algebra
     eps : float
         Added to the mean norm.
+    grades : int, tuple of int or None
+        That ``x`` and the result hold; None: all.
 
     Returns
     -------
@@ -50,14 +51,11 @@ def layer_norm(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-
     >>> F.layer_norm(x, torch.ones(1), "R2").squeeze(-1)
     tensor([0.0000, 0.6000, 0.8000, 0.0000])
     """
-    algebra = Algebra(algebra)
-    check_eps(eps)
-    dtype, (x, weight) = prepared(algebra, x, {"weight": weight})
-    norm = by_grade.smooth_norm(by_grade.quadratic_form(x, algebra)).mean(-1, keepdim=True)
-    return by_grade.scale(x, weight / (norm + eps), algebra).to(dtype)
+    held = {"x": grades, "out": grades}
+    return apply("layer_norm", Algebra(algebra), {"x": x}, {"weight": (CHANNELS, weight)}, eps=eps, grades=held)
 
 
-def normalize(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6) -> Tensor:
+def normalize(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesLike = None) -> Tensor:
     r"""Divide each grade by its norm, to a learned degree.
 
     .. math:: \langle o_c \rangle_k = \frac{\langle x_c \rangle_k}
@@ -76,6 +74,8 @@ def normalize(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6
     algebra : str, int, tuple or Algebra
     eps : float
         Added to the denominator.
+    grades : int, tuple of int or None
+        That ``x`` and the result hold; None: all.
 
     Returns
     -------
@@ -98,11 +98,5 @@ def normalize(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6
     >>> F.normalize(x, torch.full((3, 1), 100.0), "R2").squeeze(-1)
     tensor([0.0000, 0.6000, 0.8000, 0.0000])
     """
-    algebra = Algebra(algebra)
-    check_eps(eps)
-    dtype, (x, weight) = prepared(algebra, x, {"weight": weight}, len(algebra.grades))
-    degree = torch.sigmoid(weight)
-    norms = by_grade.smooth_norm(by_grade.quadratic_forms(x, algebra))
-    # the same as in the equation, in one operation on what is large
-    denominator = torch.addcmul(1 - degree + eps, degree, norms)
-    return by_grade.scale(x, denominator.reciprocal(), algebra).to(dtype)
+    held = {"x": grades, "out": grades}
+    return apply("normalize", Algebra(algebra), {"x": x}, {"weight": ("x", weight)}, eps=eps, grades=held)

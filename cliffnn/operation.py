@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from cliffnn.algebra import Algebra, Path
-from cliffnn.expressions import EXPRESSIONS, Expression, find
+from cliffnn.expressions import CHANNELS, EXPRESSIONS, PATHS, Expression, find
 
 Kind: TypeAlias = Literal["rows", "shared", "scalars"]
 
@@ -83,7 +83,7 @@ class Operation:
 
     def __post_init__(self) -> None:
         inputs = {name: self._multivector(name) for name in self.expression.rows}
-        inputs |= {name: Group("shared", tuple(range(len(self.paths)))) for name in self.expression.params}
+        inputs |= {name: Group("shared", self._each(what)) for name, what in self.expression.params.items()}
         outputs = {name: self._multivector(name) for name in self.results}
         if self.normalize:
             outputs["scales"] = Group("scalars", self.normed_grades)
@@ -111,8 +111,8 @@ class Operation:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Those of the algebra that join grades which the factors and the result have."""
-        return self.algebra.paths_between(*(self.grades_of(name) for name in (*self.expression.rows, "out")))
+        """Those of the algebra that join grades which the factors, the first two multivectors, and the result have."""
+        return self.algebra.paths_between(*(self.grades_of(name) for name in (*self.expression.rows[:2], "out")))
 
     @property
     def normed_grades(self) -> tuple[int, ...]:
@@ -128,6 +128,12 @@ class Operation:
     def vjp(self, of: Iterable[str], wrt: Iterable[str]) -> Operation:
         """The vector-Jacobian product of some outputs, with respect to some inputs."""
         return operation(f"{self.text}.vjp({','.join(of)}:{','.join(wrt)})", self.algebra.name)
+
+    def _each(self, what: str) -> tuple[int, ...]:
+        """By what coefficients are called; see `Expression`."""
+        if what == PATHS:
+            return tuple(range(len(self.paths)))
+        return (0,) if what == CHANNELS else self.grades_of(what)
 
     def _multivector(self, name: str) -> Group:
         return Group("shared" if name in self.shared else "rows", self.blades_of(name))

@@ -7,6 +7,7 @@ differentiation (`Program.vjp`), so derivatives of any order need no new idea.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -32,7 +33,7 @@ class Call:
 Value: TypeAlias = Polynomial | Call
 Statement: TypeAlias = tuple[str, Value]
 
-# Numbers that a program takes beside its inputs: what the norm adds inside its root, and how small a quadratic form
+# Numbers that a program takes beside its inputs: what norms add to what they divide by, and how small a quadratic form
 # may be before its sign counts as zero.
 CONSTANTS = ("EPS", "TOLERANCE")
 
@@ -46,6 +47,7 @@ DERIVATIVES: dict[str, Callable[[Builder, str, str], Polynomial]] = {
     "normal_cdf": lambda builder, x, value: _symbol(builder.call("normal_pdf", x)),
     "normal_pdf": lambda builder, x, value: -_symbol(x) * _symbol(value),
     "reciprocal": lambda builder, x, value: -_symbol(value) * _symbol(value),
+    "sigmoid": lambda builder, x, value: _symbol(value) - _symbol(value) * _symbol(value),
     "sin": lambda builder, x, value: _symbol(builder.call("cos", x)),
     "sinh": lambda builder, x, value: _symbol(builder.call("cosh", x)),
     "sqrt": lambda builder, x, value: Fraction(1, 2) * _symbol(builder.call("reciprocal", value)),
@@ -150,17 +152,28 @@ class Trace:
 
     def let(self, name: str, mv: MultiVector) -> MultiVector:
         """Name each coefficient of ``mv`` and go on with the names."""
-        values = [
-            RationalPolynomial.fromname(self.builder.let(f"{name}_{self._position[key]}", _polynomial(value)))
-            for key, value in mv.items()
-        ]
+        values = [self.number(f"{name}_{self._position[key]}", value) for key, value in mv.items()]
         return self.algebra.kingdon.multivector(keys=tuple(mv.keys()), values=values)
 
-    def apply(self, function: str, scalar: MultiVector) -> RationalPolynomial:
-        """An elementary function of a scalar."""
-        (value,) = scalar.values()
-        argument = self.builder.let("argument", _polynomial(value))
-        return RationalPolynomial.fromname(self.builder.call(function, argument))
+    def number(self, name: str, number: RationalPolynomial | int | float) -> RationalPolynomial | int | float:
+        """Name a number and go on with the name; a constant stays what it is."""
+        polynomial = _polynomial(number)
+        if not operands(polynomial):
+            return sum(coefficient for (coefficient,) in polynomial.args)
+        return RationalPolynomial.fromname(self.builder.let(name, polynomial))
+
+    @property
+    def eps(self) -> RationalPolynomial:
+        """The number that a norm adds to what it divides by."""
+        return RationalPolynomial.fromname("EPS")
+
+    def apply(self, function: str, number: RationalPolynomial | int | float) -> RationalPolynomial | float:
+        """An elementary function, or the mean over the channels."""
+        if not isinstance(number, RationalPolynomial):
+            return getattr(math, function)(number)
+        return RationalPolynomial.fromname(
+            self.builder.call(function, self.builder.let("argument", _polynomial(number)))
+        )
 
     def finish(self, result: str, mv: MultiVector) -> tuple[Norm, ...]:
         """Assign the coefficients of a result, normalised if the operation says so."""

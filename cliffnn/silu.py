@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from cliffnn import by_grade
-from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import prepared
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.apply import apply
 
 
-def silu(x: Tensor, weight: Tensor, bias: Tensor, algebra: AlgebraLike) -> Tensor:
+def silu(x: Tensor, weight: Tensor, bias: Tensor, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
     r"""Gate each grade by its invariant: the scalar itself, and the quadratic form of every other grade.
 
     .. math:: \langle o_c \rangle_k = \sigma\left(a_{k,c} \, \iota_k(x_c) + b_{k,c}\right) \langle x_c \rangle_k,
@@ -25,6 +23,8 @@ def silu(x: Tensor, weight: Tensor, bias: Tensor, algebra: AlgebraLike) -> Tenso
     weight, bias : Tensor
         :math:`a` and :math:`b`, ``(grades, channels)``.
     algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That ``x`` and the result hold; None: all.
 
     Returns
     -------
@@ -47,8 +47,5 @@ def silu(x: Tensor, weight: Tensor, bias: Tensor, algebra: AlgebraLike) -> Tenso
     >>> F.silu(x, ones, 0 * ones, "R2").squeeze(-1)  # the vector's gate is the logistic function of 25
     tensor([0., 3., 4., 0.])
     """
-    algebra = Algebra(algebra)
-    dtype, (x, weight, bias) = prepared(algebra, x, {"weight": weight, "bias": bias}, len(algebra.grades))
-    invariants = torch.cat([x[..., :1, :], by_grade.quadratic_forms(x, algebra, algebra.grades[1:])], -2)
-    gates = torch.sigmoid(torch.addcmul(bias, weight, invariants))
-    return by_grade.scale(x, gates, algebra).to(dtype)
+    params = {"weight": ("x", weight), "bias": ("x", bias)}
+    return apply("silu", Algebra(algebra), {"x": x}, params, grades={"x": grades, "out": grades})

@@ -100,6 +100,44 @@ def rms_norm(x, signature, eps=1e-6):
     return torch.cat(out, -2)
 
 
+def forms(x, signature):
+    """q_k of each grade, ``(..., grades, channels)``."""
+    weighted = torch.tensor(quadratic_form(signature)).to(x)[:, None] * x * x
+    return torch.stack([weighted[..., s, :].sum(-2) for s in grade_slices(signature)], -2)
+
+
+def by_blade(x, signature):
+    """What each grade has, for each of its blades."""
+    return x.repeat_interleave(torch.tensor([s.stop - s.start for s in grade_slices(signature)]).to(x.device), -2)
+
+
+def silu(x, weight, bias, signature):
+    """``<x>_k sigmoid(a_k i_k + b_k)`` with the scalar i_0 and i_k = q_k(x)."""
+    invariants = torch.cat([x[..., :1, :], forms(x, signature)[..., 1:, :]], -2)
+    return x / (1 + torch.exp(-by_blade(weight * invariants + bias, signature)))
+
+
+def smooth_norm(form):
+    return (form**2 + 1e-16) ** 0.25
+
+
+def layer_norm(x, weight, signature):
+    """``a x / (mean over channels of |x| + eps)``."""
+    size = smooth_norm(forms(x, signature).sum(-2, keepdim=True)).mean(-1, keepdim=True)
+    return weight * x / (size + 1e-6)
+
+
+def normalize(x, weight, signature):
+    """``<x>_k / (sigmoid(a_k) (|<x>_k| - 1) + 1 + eps)``."""
+    degree = 1 / (1 + torch.exp(-weight))
+    return x / by_blade(degree * (smooth_norm(forms(x, signature)) - 1) + 1 + 1e-6, signature)
+
+
+def steerable_geometric_product(x, y, z, weight, degree, signature):
+    """``(z + wgp(x, normalize(y), w)) / sqrt 2``."""
+    return (z + weighted_geometric_product(x, normalize(y, degree, signature), weight, signature)) / math.sqrt(2)
+
+
 def gelu_sgp_norm(x, y, weight, signature, normalize=True, eps=1e-6):
     """The gates of both, their weighted product, and its norm."""
     out = weighted_geometric_product(gelu(x, signature), gelu(y, signature), weight, signature)

@@ -24,35 +24,6 @@ algebras = pytest.mark.parametrize("algebra", SIGNATURES)
 CHANNELS = 3
 
 
-def forms(x, signature):
-    """q_k of each grade, ``(..., grades, channels)``."""
-    weighted = torch.tensor(reference.quadratic_form(signature)).to(x)[:, None] * x * x
-    return torch.stack([weighted[..., s, :].sum(-2) for s in reference.grade_slices(signature)], -2)
-
-
-def by_blade(x, signature):
-    sizes = [s.stop - s.start for s in reference.grade_slices(signature)]
-    return x.repeat_interleave(torch.tensor(sizes), -2)
-
-
-def silu(x, weight, bias, signature):
-    invariants = torch.cat([x[..., :1, :], forms(x, signature)[..., 1:, :]], -2)
-    return x / (1 + torch.exp(-by_blade(weight * invariants + bias, signature)))
-
-
-def norm(form):
-    return (form**2 + 1e-16) ** 0.25
-
-
-def layer_norm(x, weight, signature):
-    return weight * x / (norm(forms(x, signature).sum(-2, keepdim=True)).mean(-1, keepdim=True) + 1e-6)
-
-
-def normalize(x, weight, signature):
-    degree = 1 / (1 + torch.exp(-weight))
-    return x / by_blade(degree * (norm(forms(x, signature)) - 1) + 1 + 1e-6, signature)
-
-
 def fully_connected(x, y, weight, signature):
     """``o_c = sum over c' of`` the weighted product of channel c'."""
     return torch.stack(
@@ -62,9 +33,9 @@ def fully_connected(x, y, weight, signature):
 
 # For each function: ours, the reference, and the shapes of parameters in terms of the number of grades.
 FUNCTIONS = {
-    "silu": (F.silu, silu, lambda grades: [(grades, CHANNELS)] * 2),
-    "layer_norm": (F.layer_norm, layer_norm, lambda grades: [(CHANNELS,)]),
-    "normalize": (F.normalize, normalize, lambda grades: [(grades, CHANNELS)]),
+    "silu": (F.silu, reference.silu, lambda grades: [(grades, CHANNELS)] * 2),
+    "layer_norm": (F.layer_norm, reference.layer_norm, lambda grades: [(CHANNELS,)]),
+    "normalize": (F.normalize, reference.normalize, lambda grades: [(grades, CHANNELS)]),
 }
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 
@@ -130,11 +101,13 @@ def test_steerable_products(kind, algebra, first_order, normalization):
     x = torch.randn(4, len(Algebra(algebra)), CHANNELS, dtype=torch.float64)
 
     def linear(weight, x):
-        return torch.einsum("boi,nbi->nbo", by_blade(weight.flatten(1), signature).unflatten(-1, weight.shape[1:]), x)
+        return torch.einsum(
+            "boi,nbi->nbo", reference.by_blade(weight.flatten(1), signature).unflatten(-1, weight.shape[1:]), x
+        )
 
     y = linear(layer.linear_right.weight, x)
     if normalization is not None:
-        y = normalize(y, layer.normalization.weight, signature)
+        y = reference.normalize(y, layer.normalization.weight, signature)
     product = reference.weighted_geometric_product if kind is SteerableGP else fully_connected
     wanted = product(x, y, layer.weight, signature)
     if first_order:

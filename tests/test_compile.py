@@ -9,7 +9,17 @@ import sys
 import pytest
 import reference
 import torch
-from test_operators import DTYPES, OPERATORS, SIGNATURES, executor, public, random_inputs, truth
+from test_operators import (
+    DTYPES_OF,
+    OPERATORS,
+    SIGNATURES,
+    case_id,
+    conditioned_inputs,
+    executor,
+    public,
+    random_inputs,
+    truth,
+)
 from torch import nn
 
 from cliffnn import functional as F
@@ -64,14 +74,15 @@ def test_only_large_algebras_are_opaque(algebra):
     assert ("aten.erf.default" in forward) != opaque
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("expression", "normalize"), OPERATORS)
+@pytest.mark.parametrize(
+    ("expression", "normalize", "dtype"), [(*o, dtype) for o in OPERATORS for dtype in DTYPES_OF[o[0]]], ids=case_id
+)
 @pytest.mark.parametrize("algebra", [algebra for algebra in SIGNATURES if algebra != "R5"])
 def test_what_the_compiler_sees_is_right(algebra, expression, normalize, dtype):
     """Without a compiler: that would take its time over each, and repeat what it is told."""
     function = executor("traceable", expression, algebra, normalize)
     for rows in (0, 7):
-        inputs = random_inputs(expression, algebra, [rows], 5, dtype=dtype)
+        inputs = conditioned_inputs(expression, algebra, rows, 5, normalize, dtype=dtype)
         reference.assert_correct(function, truth(expression, algebra, normalize), inputs)
 
 

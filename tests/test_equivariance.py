@@ -164,6 +164,11 @@ def with_weight(function, *args, weight=weight):
     return build
 
 
+def steerable(algebra):
+    w, degree = weight(algebra), torch.randn(len(Algebra(algebra).grades), CHANNELS, dtype=torch.float64)
+    return lambda x, y, z: F.steerable_geometric_product(x, y, z, w, degree, algebra)
+
+
 def pooled(reduce, by_grade=False):
     """Pooling over a batch with a graph that is empty."""
     batch = torch.tensor([2, 0, 2, 2])
@@ -194,6 +199,7 @@ FUNCTIONS = {
     ),
     "gelu_fcgp_norm": (2, with_weight(F.gelu_fcgp_norm, weight=channel_matrices)),
     "linear": (1, lambda algebra: lambda x: F.linear(x, *matrices(algebra), algebra)),
+    "steerable_geometric_product": (3, steerable),
     "silu": (1, by_grade(F.silu)),
     "normalize": (1, by_grade(F.normalize)),
     "layer_norm": (1, lambda algebra: lambda x: F.layer_norm(x, torch.tensor([1.0, -2.0, 0.5]).double(), algebra)),

@@ -37,7 +37,16 @@ def random_inputs(forward, chosen, rows, channels):
 @pytest.mark.parametrize("algebra", ["R2", "R1,1", "R2,0,1", "R3"])
 @pytest.mark.parametrize(
     "text",
-    ["identity.norm", "gelu", "gelu_weighted_geometric_product.norm", "weighted_geometric_product[y=!].norm"],
+    [
+        "identity.norm",
+        "gelu",
+        "gelu_weighted_geometric_product.norm",
+        "weighted_geometric_product[y=!].norm",
+        "silu",
+        "normalize[x=0+1,out=0+1]",
+        "layer_norm",
+        "steerable_geometric_product",
+    ],
 )
 def test_second_derivatives(text, algebra):
     assert_equal(text, algebra, 3, 5)

@@ -69,6 +69,11 @@ def reciprocal(x):
 
 
 @triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
 def sin(x):
     return tl.sin(x)
 

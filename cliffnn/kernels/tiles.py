@@ -76,8 +76,10 @@ def stack(tile: str, symbols: Sequence[str]) -> list[str]:
 
 def sums_over_channels(results: Sequence[str], symbols: Sequence[str]) -> list[str]:
     """Reduce names from ``(LANES,)`` to ``(ROWS,)``, all in one reduction."""
-    lines = ["if channels % CHANNELS:"]
-    lines += [f"    {symbol} = tl.where(exists, {symbol}, 0.0)" for symbol in dict.fromkeys(symbols)]
-    lines += stack("sums", symbols)
+    distinct = dict.fromkeys(symbols)
+    lines = [f"{symbol}_summed = {symbol}" for symbol in distinct]
+    lines.append("if channels % CHANNELS:")
+    lines += [f"    {symbol}_summed = tl.where(exists, {symbol}, 0.0)" for symbol in distinct]
+    lines += stack("sums", [f"{symbol}_summed" for symbol in symbols])
     lines.append(f"sums = tl.sum(tl.reshape(sums, (ROWS, CHANNELS, {power_of_two(len(symbols))})), 1)")
     return lines + unstack("sums", results, "(ROWS,)")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps, grades_repr
 
 
 class MVLayerNorm(MVLayer):
@@ -29,6 +30,8 @@ class MVLayerNorm(MVLayer):
         Added to the mean norm.
     device, dtype
         Of the weight.
+    grades : int, tuple of int or None
+        That the input and the result hold; None: all.
 
     Attributes
     ----------
@@ -38,7 +41,7 @@ class MVLayerNorm(MVLayer):
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, an input of another shape.
 
     References
     ----------
@@ -60,8 +63,11 @@ class MVLayerNorm(MVLayer):
         eps: float = 1e-6,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         self.channels = checked_channels("channels", channels)
         self.eps = checked_eps(eps)
         self.weight = self.parameter((self.channels,), device, dtype)
@@ -81,7 +87,7 @@ class MVLayerNorm(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
-        return F.layer_norm(x, self.weight, self.algebra, self.eps)
+        return F.layer_norm(x, self.weight, self.algebra, self.eps, self.grades)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, algebra={self.algebra.name!r}, eps={self.eps}"
+        return f"{self.channels}, algebra={self.algebra.name!r}, eps={self.eps}{grades_repr(grades=self.grades)}"

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps, grades_repr
 
 
 class NormalizationLayer(MVLayer):
@@ -32,6 +33,8 @@ class NormalizationLayer(MVLayer):
         Added to the denominator.
     device, dtype
         Of the weight.
+    grades : int, tuple of int or None
+        That the input and the result hold; None: all.
 
     Attributes
     ----------
@@ -41,7 +44,7 @@ class NormalizationLayer(MVLayer):
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, an input of another shape.
 
     References
     ----------
@@ -63,12 +66,15 @@ class NormalizationLayer(MVLayer):
         eps: float = 1e-6,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         self.channels = checked_channels("channels", channels)
         self.init = float(init)
         self.eps = checked_eps(eps)
-        self.weight = self.parameter((len(self.algebra.grades), self.channels), device, dtype)
+        self.weight = self.parameter((len(self.grades or self.algebra.grades), self.channels), device, dtype)
         self.finish_init()
 
     def infer_channels(self, x: Tensor) -> None:
@@ -77,7 +83,7 @@ class NormalizationLayer(MVLayer):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.channels is not None
-        return {"weight": (len(self.algebra.grades), self.channels)}
+        return {"weight": (len(self.grades or self.algebra.grades), self.channels)}
 
     def reset_parameters(self) -> None:
         if self.channels is not None:
@@ -85,7 +91,8 @@ class NormalizationLayer(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
-        return F.normalize(x, self.weight, self.algebra, self.eps)
+        return F.normalize(x, self.weight, self.algebra, self.eps, self.grades)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, algebra={self.algebra.name!r}, init={self.init}, eps={self.eps}"
+        grades = grades_repr(grades=self.grades)
+        return f"{self.channels}, algebra={self.algebra.name!r}, init={self.init}, eps={self.eps}{grades}"

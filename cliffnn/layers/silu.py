@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 
 
 class MVSiLU(MVLayer):
@@ -28,6 +29,8 @@ class MVSiLU(MVLayer):
     algebra : str, int, tuple or Algebra
     device, dtype
         Of the parameters.
+    grades : int, tuple of int or None
+        That the input and the result hold; None: all.
 
     Attributes
     ----------
@@ -37,7 +40,7 @@ class MVSiLU(MVLayer):
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, an input of another shape.
 
     References
     ----------
@@ -57,10 +60,13 @@ class MVSiLU(MVLayer):
         algebra: AlgebraLike | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         self.channels = checked_channels("channels", channels)
-        shape = (len(self.algebra.grades), self.channels)
+        shape = (len(self.grades or self.algebra.grades), self.channels)
         self.weight = self.parameter(shape, device, dtype)
         self.bias = self.parameter(shape, device, dtype)
         self.finish_init()
@@ -71,7 +77,7 @@ class MVSiLU(MVLayer):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.channels is not None
-        return dict.fromkeys(("weight", "bias"), (len(self.algebra.grades), self.channels))
+        return dict.fromkeys(("weight", "bias"), (len(self.grades or self.algebra.grades), self.channels))
 
     def reset_parameters(self) -> None:
         if self.channels is not None:
@@ -80,7 +86,7 @@ class MVSiLU(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
-        return F.silu(x, self.weight, self.bias, self.algebra)
+        return F.silu(x, self.weight, self.bias, self.algebra, self.grades)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, algebra={self.algebra.name!r}"
+        return f"{self.channels}, algebra={self.algebra.name!r}{grades_repr(grades=self.grades)}"

@@ -82,6 +82,9 @@ class SteerableGP(MVLayer):
     def infer_channels(self, x: Tensor) -> None:
         if self.channels is None:
             self.channels = (x if is_lazy(self.weight) else self.weight).shape[-1]
+        if self.normalization is not None and self.normalization.has_uninitialized_params():
+            # its weight goes into the product: nobody calls it
+            self.normalization._infer_parameters(self.normalization, (x,))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.channels is not None
@@ -94,8 +97,12 @@ class SteerableGP(MVLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
-        product = F.weighted_geometric_product(x, _right(self, x), self.weight, self.algebra)
-        return _with_first_order(self, x, product)
+        if self.linear_left is None or self.normalization is None:
+            product = F.weighted_geometric_product(x, _right(self, x), self.weight, self.algebra)
+            return _with_first_order(self, x, product)
+        degree, eps = self.normalization.weight, self.normalization.eps
+        left, right = self.linear_left(x), self.linear_right(x)
+        return F.steerable_geometric_product(x, right, left, self.weight, degree, self.algebra, eps)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, algebra={self.algebra.name!r}"

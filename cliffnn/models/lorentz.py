@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import cliffnn.functional as F
-from cliffnn import by_grade
 from cliffnn.algebra import Algebra
 from cliffnn.edges import Edges
+from cliffnn.invariants import quadratic_form
 from cliffnn.layers import FullyConnectedSteerableGP, MVLayerNorm, MVLinear
 from cliffnn.models.cemlp import check_layers
 from cliffnn.segments import Segments
@@ -196,10 +196,11 @@ class LorentzCGENN(nn.Module):
 
 def invariants(x: Tensor) -> Tensor:
     """Scalar, and quadratic forms of the other grades, channel by channel: ``(nodes, channels * grades)``."""
-    forms = by_grade.quadratic_forms(x, ALGEBRA, ALGEBRA.grades[1:])
-    return torch.cat([x[..., :1, :], forms], -2).mT.flatten(1)
+    forms = [quadratic_form(x, k, ALGEBRA) for k in ALGEBRA.grades[1:]]
+    return torch.stack([x[..., 0, :], *forms], -1).flatten(1)
 
 
 def weigh(x: Tensor, weights: Tensor) -> Tensor:
     """Gate each grade by the logistic function of a number ``(nodes, channels * grades)``."""
-    return by_grade.scale(x, torch.sigmoid(weights.unflatten(-1, (-1, GRADES)).mT), ALGEBRA)
+    gates = torch.sigmoid(weights.unflatten(-1, (-1, GRADES)).mT).split(1, -2)
+    return x * torch.cat([g.expand(-1, size, -1) for g, size in zip(gates, ALGEBRA.grade_sizes, strict=True)], -2)

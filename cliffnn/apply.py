@@ -1,0 +1,80 @@
+"""How functions of multivectors call the operator: arguments are checked, leading dimensions flattened."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliffnn.algebra import Algebra, GradesLike
+from cliffnn.checks import (
+    autocast,
+    autocasting,
+    broadcast,
+    check_alike,
+    check_eps,
+    check_multivector,
+    checked_paths,
+    flattened,
+    held_grades,
+)
+from cliffnn.expressions import CHANNELS, PATHS
+from cliffnn.operation import text
+from cliffnn.ops import geometric_op
+
+
+def apply(
+    expression: str,
+    algebra: Algebra,
+    rows: dict[str, Tensor],
+    params: dict[str, tuple[str, Tensor]] | None = None,
+    normalize: bool = False,
+    eps: float = 1e-6,
+    grades: dict[str, GradesLike] | None = None,
+) -> Tensor:
+    """Evaluate an expression.
+
+    Parameters
+    ----------
+    expression : str
+        Its name.
+    algebra : Algebra
+    rows : dict of Tensor
+        Multivectors, ``(..., blades, channels)``, by name.
+    params : dict
+        For each coefficient what there is one for (see `cliffnn.expressions.Expression`), and its values:
+        ``(paths, channels)``, ``(grades, channels)`` or ``(channels,)``.
+    normalize : bool
+        Whether the result is divided by its root mean square.
+    eps : float
+        What norms add to what they divide by.
+    grades : dict
+        What multivectors hold, the result as ``"out"``, where not all.
+    """
+    checked = {name: held_grades(algebra, k, f"{name}_grades") for name, k in (grades or {}).items()}
+    held = {name: k for name, k in checked.items() if k is not None}
+    for name, row in rows.items():
+        check_multivector(name, row, algebra, held.get(name))
+    check_eps(eps)
+    params = params or {}
+    values = {name: value for name, (_, value) in params.items()}
+    if autocasting(next(iter(rows.values())).device.type):
+        rows, values = autocast(rows), autocast(values)
+    check_alike({**rows, **values})
+    lead, channels = broadcast(rows)
+    paths = algebra.paths
+    if held and len(rows) > 1:
+        paths = checked_paths(algebra, *(held.get(name) for name in (*[*rows][:2], "out")))
+    for name, (each, _) in params.items():
+        for row_name, row in rows.items():
+            if row.shape[-1] != channels:
+                raise ValueError(f"{row_name}: got {row.shape[-1]} channels, wanted {channels}, as the other has")
+        axis = each if each in (PATHS, CHANNELS) else "grades"
+        count = len(paths if each == PATHS else held.get(each) or algebra.grades)
+        wanted, axes = ((channels,), "(channels,)") if each == CHANNELS else ((count, channels), f"({axis}, channels)")
+        if tuple(values[name].shape) != wanted:
+            raise ValueError(
+                f"{name}: got shape {tuple(values[name].shape)}, wanted {wanted}: {axes} of {algebra.name}"
+            )
+    flat = [flattened(row, lead, channels) for row in rows.values()]
+    coefficients = [value.contiguous().view(-1, channels) for value in values.values()]
+    out = geometric_op(text(expression, held, normalize=normalize), algebra, [*flat, *coefficients], eps)
+    return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])
