@@ -131,6 +131,24 @@ def milliseconds(step: Callable[[], Any], device: str, budget: float) -> float:
     return statistics.median(times)
 
 
+def profile(step: Callable[[], Any]) -> dict[str, Any]:
+    """Kernels of a step on the GPU: how many, their time together, and those that take most of it."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    step()
+    with profiled(activities=[ProfilerActivity.CUDA]) as found:
+        step()
+        torch.cuda.synchronize()
+    events = sorted(found.key_averages(), key=lambda event: -event.self_device_time_total)
+    kernels = [event for event in events if event.self_device_time_total]
+    return {
+        "kernels": sum(event.count for event in kernels),
+        "milliseconds": round(sum(event.self_device_time_total for event in kernels) / 1e3, 3),
+        "most": {e.key[:80]: [e.count, round(e.self_device_time_total / 1e3, 4)] for e in kernels[:12]},
+    }
+
+
 def measure(case: str, peer: Peer | None, compiles: bool, rounds: int, budget: float) -> dict[str, Any]:
     """Every mode of a case."""
     name, size = case.split("/")
@@ -176,7 +194,10 @@ def measure(case: str, peer: Peer | None, compiles: bool, rounds: int, budget: f
         steps[label] = make_step(loss, module)
     medians = [{label: milliseconds(step, device, budget) for label, step in steps.items()} for _ in range(rounds + 1)]
     best = {label: round(min(median[label] for median in medians[1:]), 3) for label in steps}
-    return {"case": case, "milliseconds": best, "load": round(os.getloadavg()[0], 2)}
+    result = {"case": case, "milliseconds": best, "load": round(os.getloadavg()[0], 2)}
+    if device == "cuda":
+        result["profile"] = {label: profile(step) for label, step in steps.items()}
+    return result
 
 
 def main() -> None:
@@ -196,6 +217,8 @@ def main() -> None:
         torch.compiler.reset()
         result = measure(case, peer, not arguments.no_compile, arguments.rounds, arguments.budget)
         print(f"{case:12} {result['milliseconds']} load {result['load']}", flush=True)
+        for label, kernels in result.get("profile", {}).items():
+            print(f"{'':12} {label}: {kernels['kernels']} kernels, {kernels['milliseconds']} ms", flush=True)
         results.append(result)
     command = "python -m benchmarks.training_step" + (" --cgenn ..." if arguments.cgenn else "")
     write(arguments.output, command, results=results)
