@@ -34,7 +34,7 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     list of Tensor
         One for each of the operation's outputs. Of a shared one, what all rows give is summed.
     """
-    like = row_like(operation, inputs)
+    like = inputs[operation.row]
     outputs = allocate(operation, like)
     function, names, count = buffered_function(operation)
     given = dict(zip(operation.inputs, inputs, strict=True))
@@ -59,12 +59,6 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     for name, total in totals.items():
         outputs[name].copy_(total)
     return list(outputs.values())
-
-
-def row_like(operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
-    """An input that comes row by row."""
-    groups = zip(operation.inputs.values(), inputs, strict=True)
-    return next(tensor for group, tensor in groups if group.kind == "rows")
 
 
 def allocate(operation: Operation, like: Tensor) -> dict[str, Tensor]:

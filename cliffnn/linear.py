@@ -49,7 +49,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
         out[:, 0] += bias
         return out
     if unobserved([t for t in (x, weight, bias) if t is not None]):
-        return _linear_autograd(x, weight, bias, sizes)
+        return _Linear.apply(_linear, x, weight, bias, sizes)
     return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
 
 
@@ -71,7 +71,7 @@ def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
         ``(grades, out_channels, in_channels)``.
     """
     if unobserved([grad, x]):
-        return _linear_weight_autograd(grad, x, sizes)
+        return _LinearWeight.apply(_linear_weight, grad, x, sizes)
     return torch.ops.cliffnn.linear_weight.default(grad, x, sizes)
 
 
@@ -89,19 +89,17 @@ def _linear_weight(grad, x, sizes):
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, sizes):
+    def forward(ctx, run, x, weight, bias, sizes):
         ctx.save_for_backward(x, weight)
         ctx.sizes = tuple(sizes)
-        if unobserved([x, weight]):
-            return _linear(x, weight, bias, sizes)
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
+        return run(x, weight, bias, sizes)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        _, need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         return (
+            None,
             linear(grad, weight.mT, None, ctx.sizes) if need_x else None,
             linear_weight(grad, x, ctx.sizes) if need_weight else None,
             grad[:, 0].sum(0) if need_bias else None,
@@ -111,19 +109,17 @@ class _Linear(torch.autograd.Function):
 
 class _LinearWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, grad, x, sizes):
+    def forward(ctx, run, grad, x, sizes):
         ctx.save_for_backward(grad, x)
         ctx.sizes = tuple(sizes)
-        if unobserved([grad, x]):
-            return _linear_weight(grad, x, sizes)
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.cliffnn.linear_weight.default(grad, x, sizes)
+        return run(grad, x, sizes)
 
     @staticmethod
     def backward(ctx, cotangent):
         grad, x = ctx.saved_tensors
-        need_grad, need_x, _ = ctx.needs_input_grad
+        _, need_grad, need_x, _ = ctx.needs_input_grad
         return (
+            None,
             linear(x, cotangent, None, ctx.sizes) if need_grad else None,
             linear(grad, cotangent.mT, None, ctx.sizes) if need_x else None,
             None,
@@ -131,11 +127,19 @@ class _LinearWeight(torch.autograd.Function):
 
 
 def _linear_autograd(x, weight, bias, sizes):
-    return _Linear.apply(x, weight, bias, sizes)
+    return _Linear.apply(_below_autograd(torch.ops.cliffnn.linear.default), x, weight, bias, sizes)
 
 
 def _linear_weight_autograd(grad, x, sizes):
-    return _LinearWeight.apply(grad, x, sizes)
+    return _LinearWeight.apply(_below_autograd(torch.ops.cliffnn.linear_weight.default), grad, x, sizes)
+
+
+def _below_autograd(operator):
+    def run(*arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    return run
 
 
 def _linear_fake(x, weight, bias, sizes):

@@ -68,6 +68,8 @@ class Operation:
         A derivative takes the inputs of what it differentiates, what that has saved, and a cotangent of each output.
     saved : tuple of str
         Inputs that are functions of others: nothing is differentiated with respect to them.
+    row : int
+        The number of an input that comes row by row.
     """
 
     text: str
@@ -80,6 +82,7 @@ class Operation:
     inputs: dict[str, Group] = field(init=False)
     outputs: dict[str, Group] = field(init=False)
     saved: tuple[str, ...] = field(init=False)
+    row: int = field(init=False)
 
     def __post_init__(self) -> None:
         inputs = {name: self._multivector(name) for name in self.expression.rows}
@@ -93,7 +96,8 @@ class Operation:
             differentiated = inputs
             inputs = inputs | {gradient_name(order, name): outputs[name] for name in derivative.of}
             outputs = {gradient_name(order, name): differentiated[name] for name in derivative.wrt}
-        for name, value in (("inputs", inputs), ("outputs", outputs), ("saved", saved)):
+        row = [group.kind for group in inputs.values()].index("rows")
+        for name, value in (("inputs", inputs), ("outputs", outputs), ("saved", saved), ("row", row)):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:

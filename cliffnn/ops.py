@@ -22,6 +22,7 @@ from cliffnn.operation import operation
 GENERATOR = cache.fingerprint()
 
 library = torch.library.Library("cliffnn", "DEF")
+_PLAIN = {Tensor, Parameter}
 # Compilers take seconds for 16 blades, minutes for 32.
 _VISIBLE_BLADES = 16
 
@@ -40,7 +41,7 @@ def evaluate(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: float =
     """Evaluate an operation, and give all its results."""
     if unobserved(inputs):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return _Function.apply(_run, text, algebra.name, eps, GENERATOR, *inputs)
+            return _Unobserved.apply(text, algebra.name, eps, GENERATOR, *inputs)
         return _run(inputs, text, algebra.name, eps, GENERATOR)
     return _dispatched(inputs, text, algebra.name, eps, GENERATOR)
 
@@ -50,13 +51,15 @@ def unobserved(tensors: Sequence[Tensor]) -> bool:
 
     What runs is the same; the way through torch's dispatcher costs more than a kernel on a small batch.
     """
-    return not (
+    if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
-    ) and all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
+    ):
+        return False
+    return {*map(type, tensors)} <= _PLAIN
 
 
 def _dispatched(inputs, text, algebra, eps, generator):
@@ -86,41 +89,20 @@ def _run(inputs, text, algebra, eps, generator):
 
 def _fake(inputs, text, algebra, eps, generator):
     op = operation(text, algebra)
-    return list(generated.allocate(op, generated.row_like(op, inputs)).values())
+    return list(generated.allocate(op, inputs[op.row]).values())
 
 
-class _Function(torch.autograd.Function):
+class _Derivative(torch.autograd.Function):
     """Differentiates an operation by its vector-Jacobian product, which is an operation too."""
-
-    @staticmethod
-    def forward(run, text, algebra, eps, generator, *inputs):
-        return tuple(run(inputs, text, algebra, eps, generator))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, *ctx.arguments = inputs[:5]
-        op = operation(*ctx.arguments[:2])
-        # a derivative already has among its inputs what was saved
-        first = op.normalize and not op.order
-        ctx.save_for_backward(*inputs[5:], *(output if first else ()))
-        if first:
-            ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.count = len(inputs) - 5
-
-    @staticmethod
-    def vmap(info, in_dims, run, text, algebra, eps, generator, *inputs):
-        outputs, dims = _batched(info, (in_dims[5:],), inputs, text, algebra, eps, generator)
-        return tuple(outputs), tuple(dims)
 
     @staticmethod
     def backward(ctx, *cotangents):
         text, algebra, eps, generator = ctx.arguments
-        nothing = (None,) * 5
+        nothing = (None,) * ctx.others
         op = operation(text, algebra)
         wrt = tuple(
             name
-            for name, needed in zip(op.inputs, ctx.needs_input_grad[5:], strict=True)
+            for name, needed in zip(op.inputs, ctx.needs_input_grad[ctx.others :], strict=True)
             if needed and name not in op.saved
         )
         of = tuple(name for name, cotangent in zip(op.outputs, cotangents, strict=True) if cotangent is not None)
@@ -132,6 +114,45 @@ class _Function(torch.autograd.Function):
         run = _run if alone else _dispatched
         gradients = dict(zip(wrt, run(tensors, derivative.text, algebra, eps, generator), strict=True))
         return nothing + tuple(gradients.get(name) for name in op.inputs)
+
+
+class _Function(_Derivative):
+    """For torch's transforms and compilers."""
+
+    @staticmethod
+    def forward(run, text, algebra, eps, generator, *inputs):
+        return tuple(run(inputs, text, algebra, eps, generator))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _save(ctx, 5, inputs[1:5], inputs[5:], output)
+
+    @staticmethod
+    def vmap(info, in_dims, run, text, algebra, eps, generator, *inputs):
+        outputs, dims = _batched(info, (in_dims[5:],), inputs, text, algebra, eps, generator)
+        return tuple(outputs), tuple(dims)
+
+
+class _Unobserved(_Derivative):
+    """Without `setup_context`, for which torch looks up the names of arguments: that costs more than a launch."""
+
+    @staticmethod
+    def forward(ctx, text, algebra, eps, generator, *inputs):
+        outputs = tuple(_run(inputs, text, algebra, eps, generator))
+        _save(ctx, 4, (text, algebra, eps, generator), inputs, outputs)
+        return outputs
+
+
+def _save(ctx, others, arguments, inputs, outputs):
+    """What the derivative needs; ``others`` is how many arguments come before the inputs."""
+    ctx.others, ctx.arguments, ctx.count = others, arguments, len(inputs)
+    op = operation(*arguments[:2])
+    # a derivative already has among its inputs what was saved
+    first = op.normalize and not op.order
+    ctx.save_for_backward(*inputs, *(outputs if first else ()))
+    if first:
+        ctx.mark_non_differentiable(outputs[1])
+    ctx.set_materialize_grads(False)
 
 
 def _autograd(inputs, text, algebra, eps, generator):

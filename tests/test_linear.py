@@ -98,8 +98,8 @@ def test_derivatives_of_the_operators(sizes):
     pytest.importorskip("cliffnn.kernels.linear")
     x, weight, bias, grad = (t.requires_grad_() for t in inputs(3, 2, 3, sizes, torch.float64))
     for run, arguments in (
-        (lambda *tensors: operators._linear_autograd(*tensors, sizes), (x, weight, bias)),
-        (lambda *tensors: operators._linear_weight_autograd(*tensors, sizes), (grad, x)),
+        (lambda *tensors: operators._Linear.apply(operators._linear, *tensors, sizes), (x, weight, bias)),
+        (lambda *tensors: operators._LinearWeight.apply(operators._linear_weight, *tensors, sizes), (grad, x)),
     ):
         assert torch.autograd.gradcheck(run, arguments)
         assert torch.autograd.gradgradcheck(run, arguments)

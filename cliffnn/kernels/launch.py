@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cliffnn import cache
-from cliffnn.generated import allocate, row_like
+from cliffnn.generated import allocate
 from cliffnn.kernels import plan
 from cliffnn.kernels.plan import Tiling
 from cliffnn.kernels.prepared import Prepared, multiprocessors, shared_memory
@@ -77,7 +77,7 @@ class Launches(NamedTuple):
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
     """See `cliffnn.generated.run`."""
-    like = row_like(operation, inputs)
+    like = inputs[operation.row]
     count, _, channels = like.shape
     outputs = allocate(operation, like)
     totals = [name for name, group in operation.outputs.items() if group.kind == "shared"]
