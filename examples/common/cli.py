@@ -118,6 +118,8 @@ class ExperimentCLI(LightningCLI):
             raise ValueError(
                 f"trainer.max_steps: got {steps}, wanted a positive multiple of data.validate_every, {every}"
             )
+        if self.subcommand == "fit":
+            self.model.check(self.trainer)
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint, self.model)
 
@@ -222,6 +224,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # they are the command line
     warnings.filterwarnings("ignore", message="GPU available but not used")  # as the configuration says
+    # the steps that warm a CUDA graph up
+    warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
     # every process measures the whole split
     warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a run that goes on has one

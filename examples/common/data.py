@@ -229,3 +229,44 @@ class Shuffle:
         (state,) = np.random.SeedSequence([self.seed, number]).generate_state(1)
         generator = torch.Generator().manual_seed(int(state))
         return torch.randperm(self.size, generator=generator)
+
+
+class Schedule:
+    """Samples and learning rates of a block of steps, on the device, and which of the steps is next.
+
+    A step so takes nothing from the host, and its CUDA graph always reads the same memory.
+
+    Parameters
+    ----------
+    block : int
+        Most steps in a block.
+    orders : int
+        Batches in a step.
+    batch_size : int
+        Samples in a batch.
+    device : device
+
+    Attributes
+    ----------
+    rate : Tensor
+        Learning rate of the step that was advanced to.
+    """
+
+    def __init__(self, block: int, orders: int, batch_size: int, device: torch.device):
+        self.samples = torch.zeros(block, orders, batch_size, dtype=torch.int64, device=device)
+        self.rates = torch.zeros(block, device=device)
+        self.rate = torch.zeros((), device=device)
+        self.next = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def begin(self, samples: Tensor, rates: Tensor) -> None:
+        """Take the samples ``(steps, orders, batch_size)`` and rates ``(steps,)`` of the steps to come."""
+        self.samples[: len(samples)].copy_(samples)
+        self.rates[: len(rates)].copy_(rates)
+        self.next.zero_()
+
+    def advance(self) -> Tensor:
+        """Go to the next step; its samples, ``(orders, batch_size)``."""
+        samples, rate = (x.index_select(0, self.next)[0] for x in (self.samples, self.rates))
+        self.rate.copy_(rate)
+        self.next += 1
+        return samples

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from examples.common.data import ExperimentData, Shuffle
+from examples.common.capture import Replayed, Streams
+from examples.common.data import ExperimentData, Schedule, Shuffle
 from examples.common.logs import ContinuedCSVLogger
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -42,6 +45,11 @@ class Training(L.LightningModule):
         Largest norm of a network's gradient.
     compile : str, optional
         A mode of `torch.compile`, as ``default`` or ``reduce-overhead``, for networks and loss; null: eager.
+    capture : bool
+        Whether a whole step, from the choice of samples to Adam, is one CUDA graph, in which the networks work side by
+        side; needs a single GPU.
+    own_order : bool
+        Whether each network sees the samples in an order of its own: that of the next seed.
     evaluation_batch : int
         Samples at once where no gradient is taken.
     """
@@ -57,6 +65,8 @@ class Training(L.LightningModule):
         decay: float = 0.0,
         clip: float | None = None,
         compile: str | None = None,
+        capture: bool = False,
+        own_order: bool = False,
         evaluation_batch: int = 2048,
     ):
         super().__init__()
@@ -69,12 +79,25 @@ class Training(L.LightningModule):
         self.warmup = warmup
         self.decay = decay
         self.clip = clip
+        if capture and compile not in (None, "default", "max-autotune-no-cudagraphs"):
+            raise ValueError(f"model.compile: got {compile}, wanted default with model.capture")
+        self.capture = capture
+        self.own_order = own_order
         self.evaluation_batch = evaluation_batch
         self.seconds = 0.0
         self._error: Callable[..., Tensor] = self._eager_error
         if compile is not None:
             self._error = torch.compile(self._eager_error, mode=compile)
         self._compiled = compile is not None
+        self._side_by_side = Streams()
+
+    def check(self, trainer: L.Trainer) -> None:
+        """Complain about a trainer that can't do what is asked for."""
+        device = trainer.strategy.root_device
+        if self.capture and (device.type != "cuda" or trainer.world_size > 1):
+            raise ValueError(f"model.capture: got {trainer.world_size} x {device.type}, wanted a single GPU")
+        if self.capture and getattr(trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(f"model.capture: got precision {trainer.precision}, wanted one that scales no gradients")
 
     @property
     def data(self) -> ExperimentData:
@@ -92,34 +115,49 @@ class Training(L.LightningModule):
         return "/".join([split, self.loss] + [name] * (name != ""))
 
     def on_fit_start(self) -> None:
-        size = self.data.training_size()
-        trainer = self.trainer
-        self.shuffle = Shuffle(size, self.data.batch_size, self.data.seed, trainer.global_rank, trainer.world_size)
+        data, trainer = self.data, self.trainer
+        orders = 1 + len(self.baselines) * self.own_order
+        self.shuffles = [
+            Shuffle(data.training_size(), data.batch_size, data.seed + k, trainer.global_rank, trainer.world_size)
+            for k in range(orders)
+        ]
 
     def training_step(self, steps: int, batch_idx: int) -> None:
         start, first = time.perf_counter(), self.global_step
         count = min(steps, self.trainer.max_steps - first)
-        tensors = self.data.on(self.device, self.dtype, "train")
-        optimizer = self.optimizers()
-        totals = torch.zeros(1 + len(self.baselines), device=self.device)
-        for step, samples in enumerate(self.shuffle(first, count, self.device), first):
-            factor = learning_rate_factor(step, self.trainer.max_steps, self.warmup, self.decay)
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * factor
-            optimizer.zero_grad()
-            if self._compiled:
-                torch.compiler.cudagraph_mark_step_begin()
-            errors = [self._error(net, *(x[samples] for x in tensors)) for _, net in self.networks()]
-            self.manual_backward(torch.stack(errors).sum())
-            if self.clip is not None:
-                for _, net in self.networks():
-                    nn.utils.clip_grad_norm_(net.parameters(), self.clip)
-            optimizer.step()
-            totals += torch.stack(errors).detach()
+        samples = torch.stack([shuffle(first, count, self.device) for shuffle in self.shuffles], 1)
+        factors = [
+            learning_rate_factor(step, self.trainer.max_steps, self.warmup, self.decay)
+            for step in range(first, first + count)
+        ]
+        self.schedule.begin(samples, self.learning_rate * torch.tensor(factors))
+        self.totals.zero_()
+        if self.capture:
+            self.replayed(count)
+            # Lightning counts the steps of its own optimizer, which a graph does not call.
+            self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(count)
+        else:
+            for _ in range(count):
+                self.step(self.optimizers())
         # The one moment of a block in which the host waits for the device.
-        means = (totals * (self.data.loss_unit / count)).tolist()
+        means = (self.totals * (self.data.loss_unit / count)).tolist()
         self.seconds += time.perf_counter() - start
         self._record({self.metric("train", name): m for (name, _), m in zip(self.networks(), means, strict=True)})
+
+    def step(self, optimizer: torch.optim.Optimizer | LightningOptimizer) -> None:
+        """One step of training, whatever number it is: the schedule, on the device, knows."""
+        if self._compiled:
+            torch.compiler.cudagraph_mark_step_begin()
+        samples = self.schedule.advance()
+        tensors = self.data.on(self.device, self.dtype, "train")
+        errors = self._errors([[x[chosen] for x in tensors] for chosen in samples])
+        optimizer.zero_grad()
+        self.manual_backward(errors.sum())
+        if self.clip is not None:
+            for _, net in self.networks():
+                nn.utils.clip_grad_norm_(net.parameters(), self.clip)
+        optimizer.step()
+        self.totals += errors.detach()
 
     def validation_step(self, whole: int, batch_idx: int) -> None:
         errors = {self.metric("val", name): error for name, error in self.errors("val").items()}
@@ -151,8 +189,7 @@ class Training(L.LightningModule):
         return prediction.to(inputs[0].dtype)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        fused = self.device.type == "cuda"
-        return torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+        return torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seconds"] = self.seconds
@@ -165,6 +202,14 @@ class Training(L.LightningModule):
         self._random = {name: checkpoint[name].cpu() for name in ("random", "random_cuda") if name in checkpoint}
 
     def on_train_start(self) -> None:
+        self.schedule = Schedule(self.data.block, len(self.shuffles), self.data.batch_size, self.device)
+        self.totals = torch.zeros(1 + len(self.baselines), device=self.device)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        for group in optimizer.param_groups:
+            # one number in one place, also where a checkpoint brought another
+            group |= {"lr": self.schedule.rate, "fused": True, "capturable": self.capture}
+        if self.capture:
+            self.replayed = Replayed(partial(self.step, optimizer))
         for logger in self.loggers:
             if isinstance(logger, ContinuedCSVLogger):
                 logger.keep(self.global_step)
@@ -174,6 +219,15 @@ class Training(L.LightningModule):
             torch.set_rng_state(random["random"])
         if "random_cuda" in random and self.device.type == "cuda":
             torch.cuda.set_rng_state(random["random_cuda"], self.device)
+
+    def _errors(self, batches: list[list[Tensor]]) -> Tensor:
+        """The loss of each network, on the one batch or on its own."""
+        networks = [net for _, net in self.networks()]
+        batches = batches * (len(networks) // len(batches))
+        errors = [partial(self._error, net, *batch) for net, batch in zip(networks, batches, strict=True)]
+        if self.capture and len(errors) > 1:
+            return torch.stack(self._side_by_side(errors))
+        return torch.stack([error() for error in errors])
 
     def _eager_error(self, net: nn.Module, *batch: Tensor) -> Tensor:
         *inputs, targets = batch
