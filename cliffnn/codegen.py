@@ -24,7 +24,7 @@ def program_of(operation: Operation, recompute: bool = False) -> Program:
     known = [name for name in operation.saved if not (recompute and name == "out")]
     groups = {name: [f"{name}{index}" for index in operation.inputs[name].indices] for name in known}
     scalars = [symbol for name in known if operation.inputs[name].kind == "scalars" for symbol in groups[name]]
-    return program.given(groups, scalars) if groups else program
+    return program.given(groups, scalars).flattened() if groups else program
 
 
 def function_source(name: str, program: Program) -> str:

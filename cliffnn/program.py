@@ -336,6 +336,35 @@ class Program:
         inputs, known_scalars = {**self.inputs, **taken}, self.scalars | set(scalars)
         return replace(self, inputs=inputs, statements=statements, scalars=known_scalars).pruned()
 
+    def flattened(self) -> Program:
+        """The same program, without means that are computed from other means, where these are factors.
+
+        What all channels of a row share is taken out of a mean: mean(m a + b) is m mean(a) + mean(b), also where m is
+        itself a mean. So one sum over the channels is enough where there were several, one after the other.
+        """
+        if len(self.means) < 2:
+            return self
+        uniform, values = self.uniform, dict(self.statements)
+        expanded: dict[str, Polynomial] = {}
+
+        def expansion(name: str) -> Polynomial:
+            """With what is computed from factors that all channels share written out."""
+            if name not in expanded:
+                whole, value = _symbol(name), values.get(name)
+                if isinstance(value, Polynomial) and name not in uniform:
+                    terms = _sum(_product(m[0], [expansion(factor) for factor in m[1:]]) for m in value.args)
+                    if not uniform.isdisjoint(operands(terms)):
+                        whole = terms
+                expanded[name] = whole
+            return expanded[name]
+
+        builder = Builder({name for group in self.inputs.values() for name in group} | {n for n, _ in self.statements})
+        for name, value in self.statements:
+            if _is_mean(value) and not uniform.isdisjoint(operands(whole := expansion(value.arguments[0]))):
+                value = _linear(builder, whole, uniform)
+            builder.assign(name, value)
+        return replace(self, statements=tuple(builder.statements)).pruned()
+
     def only(self, outputs: Mapping[str, tuple[str, ...]]) -> Program:
         """The same program with other outputs, which may be any of its names."""
         return replace(self, outputs=outputs).pruned()
@@ -439,6 +468,33 @@ def _norm_adjoint(builder: Builder, norm: Norm, given: Mapping[str, Polynomial],
         rest = upstream.get(after, Polynomial([])) - m * _symbol(after) * pull
         result[before] = scale * _symbol(builder.let(f"{bar}{after}_rest", rest))
     return result
+
+
+def _linear(builder: Builder, value: Polynomial, uniform: frozenset[str]) -> Polynomial:
+    """The mean of a polynomial, as a polynomial in means and in what all channels share."""
+    parts: dict[tuple[str, ...], Polynomial] = {}
+    for coefficient, *factors in value.args:
+        shared = tuple(factor for factor in factors if factor in uniform)
+        own = Polynomial([[coefficient, *(factor for factor in factors if factor not in uniform)]])
+        parts[shared] = parts.get(shared, Polynomial([])) + own
+    total = Polynomial([])
+    for shared, part in parts.items():
+        # with one sign and size for all multiples, so that they share a mean
+        size = Fraction(part[0][0])
+        unit = Polynomial([[_whole(coefficient / size), *own] for coefficient, *own in part.args])
+        factors = [_symbol(name) for name in shared]
+        if operands(unit):
+            factors.append(_symbol(builder.call("mean", builder.let("unit", unit))))
+        total = total + _product(_whole(size), factors)
+    return total
+
+
+def _product(coefficient: int | Fraction, factors: Iterable[Polynomial]) -> Polynomial:
+    return math.prod(factors, start=Polynomial([[coefficient]]))
+
+
+def _whole(number: Fraction) -> int | Fraction:
+    return int(number) if number.denominator == 1 else number
 
 
 def operands(value: Value) -> tuple[str, ...]:

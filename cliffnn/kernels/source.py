@@ -100,12 +100,13 @@ def kernel_source(kernel: Kernel) -> str:
     tensors = [*groups, *program.outputs]
 
     before = _offsets(symbols for name, symbols in {**groups, **program.outputs}.items() if kinds.get(name) == "rows")
-    for name, symbols in groups.items():
-        if kinds[name] == "shared":
-            before += _load_shared(name, symbols)
+    # from the second derivative on, coefficients would fill registers that sums over the rows need
+    again = operation.order > 1
+    shared = [_load_shared(name, symbols) for name, symbols in groups.items() if kinds[name] == "shared"]
+    before += [line for lines in shared for line in lines if not again]
     before += [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for symbols in totals.values() for symbol in symbols]
 
-    body: list[str] = []
+    body = [line for lines in shared for line in lines if again]
     for name, symbols in groups.items():
         if kinds[name] == "rows":
             body += load(name, symbols)

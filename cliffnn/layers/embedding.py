@@ -79,7 +79,9 @@ class MVEmbed(MVLayer):
                 check_tensor(name, x, count, f"{name} in {algebra.name}", "coordinates")
                 embedded[name] = F.embed(x, 1, algebra) if name == "vectors" else F.embed_points(x, algebra)
         shapes = {name: x.shape[:-2] for name, x in embedded.items()}
-        if len(set(shapes.values())) > 1:
+        first = next(iter(shapes.values()))
+        # no set of them: sizes that torch.export knows by name alone have no hash
+        if any(shape != first for shape in shapes.values()):
             got = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
             raise ValueError(f"{', '.join(shapes)}: got leading dimensions {got}, wanted them equal")
         return torch.cat(list(embedded.values()), -1)

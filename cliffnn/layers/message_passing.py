@@ -164,10 +164,10 @@ class CliffordMessagePassing(MVLayer):
         if isinstance(edge_index, Edges):
             edges = edge_index
         else:
-            edges = Edges(edge_index, len(x))
+            edges = Edges(edge_index, x.shape[0])
             edge_attr = None if edge_attr is None else edges.sorted(edge_attr)
-        if edges.nodes != len(x):
-            raise ValueError(f"x: got {len(x)} nodes, wanted {edges.nodes}, as the edges have")
+        if edges.nodes != x.shape[0]:
+            raise ValueError(f"x: got {x.shape[0]} nodes, wanted {edges.nodes}, as the edges have")
 
         heard = self.receiver(x)
         said = heard if self.sender is None else self.sender(x)
