@@ -112,6 +112,11 @@ class _Instead(TorchDispatchMode):
         super().__init__()
         self._compilations = compilations
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # to keep its compiler out of here torch would import it, for a second or more
+        return False
+
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         if operator.namespace != "cliffnn":
             return operator(*args, **(kwargs or {}))

@@ -52,6 +52,20 @@ def only_from_disk(execute):
     return lambda path, generate: execute(path, lambda: pytest.fail(f"generated {path.name}"))
 
 
+SECOND_START = """
+import sys, torch
+from cliffnn.layers import SGPNormBlock
+SGPNormBlock(3, "R2")(torch.ones(5, 4, 3)).sum().backward()
+assert not {"kingdon", "sympy", "torch._dynamo"} & set(sys.modules)
+"""
+
+
+def test_a_second_start_imports_no_generator(fresh):
+    """It reads what is on disk: importing kingdon, and sympy with it, takes longer."""
+    cliffnn.warmup(SGPNormBlock(3, "R2"), torch.randn(1, 4, 3))
+    subprocess.run([sys.executable, "-c", SECOND_START], check=True)
+
+
 def test_without_gradients_only_the_forward(fresh):
     with torch.no_grad():
         cliffnn.warmup(SGPNormBlock(3, "R2"), torch.randn(1, 4, 3))
@@ -124,7 +138,7 @@ def test_kernels_are_not_launched_meanwhile():
 
 
 ON_AN_ABSENT_GPU = """
-import torch, cliffnn
+import sys, torch, cliffnn
 from benchmarks.absent_gpu import absent
 from cliffnn import ahead, kernels, ops
 from cliffnn.layers import SGPNormBlock
@@ -142,6 +156,7 @@ with absent("sm_90") as (launched, compiled):
     cliffnn.warmup(block, x)
     assert len(compiled) == len(own) == 3, compiled  # forward, backward, sums of the weight's gradient
     assert not launched
+    assert "torch._dynamo" not in sys.modules  # it takes a second
     block(x.repeat(50, 1, 1)).sum().backward()
     assert len(compiled) == 3 and len(set(launched)) == 3, launched
     # the kernels of one operation are compiled together even where nobody asked: here sums over a row's blocks first
