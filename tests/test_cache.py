@@ -195,7 +195,7 @@ def test_the_command_line_needs_no_torch(tmp_path):
 def test_a_title_in_any_alphabet_on_any_system(fresh, tmp_path):
     """What a user writes above an expression goes to disk and back, whatever the system's encoding."""
     text = "'''eine größere Fläche'''\r\nvalue = 1\n"
-    script = f"from cliffnn import cache; print(cache.load('some_name', lambda: {ascii(text)}).value)"
+    script = f"from cliffnn import cache; print(cache.load('some_name', lambda: {text!a}).value)"
     ascii_only = {**os.environ, "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     run = [sys.executable, "-W", "error", "-c", script]
     assert subprocess.check_output(run, env=ascii_only) == b"1\n"
