@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,13 +26,14 @@ def warmup(model: Callable[..., Any], /, *inputs: Any, **kwargs: Any) -> None:
     The model is called on the inputs, and its results are differentiated with respect to every leaf that requires
     gradients (not under `torch.no_grad`). On a GPU kernels are compiled in place of being launched, and operators give
     zeros; on a CPU, where code is only generated, they run. Parameters, buffers, gradients and random states are left
-    as they are; lazy modules get their shapes. Code is kept on disk: a later process only reads it.
+    as they are; lazy modules get their shapes. Code is kept on disk: a later process only reads it. A model under
+    `torch.compile` runs as it is: what torch's compiler makes itself is not made.
 
     Parameters
     ----------
     model : callable
         A module, or a function: one that calls `torch.autograd.grad` with ``create_graph=True``, as forces do, has its
-        second derivatives compiled too.
+        second derivatives compiled too. Not one that is wrapped for distributed training already.
     *inputs, **kwargs
         What it takes. A few rows are enough, since nothing depends on their number; channels, dtype, device, which
         inputs require gradients, and autocast must be those of the real calls.
@@ -49,15 +51,18 @@ def warmup(model: Callable[..., Any], /, *inputs: Any, **kwargs: Any) -> None:
     """
     if not callable(model):
         raise TypeError(f"model: got {type(model).__name__}, wanted a module or a function, and then its inputs")
-    buffers = {buffer: buffer.clone() for buffer in model.buffers()} if isinstance(model, nn.Module) else {}
     devices = {tensor.device for tensor in _tensors((inputs, kwargs)) if tensor.is_cuda}
-    with Compilations() as compilations, torch.random.fork_rng(devices), _Instead(compilations):
+    with (
+        Compilations() as compilations,
+        torch.random.fork_rng(devices),
+        _kept_buffers(model),
+        _uncompiled(),
+        _Instead(compilations),
+    ):
         results = [tensor for tensor in _tensors(model(*inputs, **kwargs)) if tensor.requires_grad]
         if results and torch.is_grad_enabled():
             cotangents = [torch.zeros_like(result) for result in results]
             torch.autograd.grad(results, list(_leaves(results)), cotangents, allow_unused=True)
-    for buffer, before in buffers.items():
-        buffer.copy_(before)
 
 
 class Compilations:
@@ -114,7 +119,7 @@ class _Instead(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # to keep its compiler out of here torch would import it, for a second or more
+        # `_uncompiled` keeps torch's compiler out of here; torch would import it for that, for a second or more
         return False
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
@@ -125,6 +130,22 @@ class _Instead(TorchDispatchMode):
         for result in _tensors(results):
             result.zero_()
         return results
+
+
+@contextmanager
+def _kept_buffers(model: Callable) -> Iterator[None]:
+    """Running means and the like are as before afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _uncompiled() -> AbstractContextManager:
+    """What is under `torch.compile` runs as it is; nothing is, if the compiler has not been imported."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _tensors(tree: Any) -> list[Tensor]:

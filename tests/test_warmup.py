@@ -103,6 +103,14 @@ def test_lazy_modules_get_their_shapes(fresh):
     assert not any(nn.parameter.is_lazy(parameter) for parameter in block.parameters())
 
 
+def test_under_torch_compile_a_model_runs_as_it_is(fresh):
+    graphs = []
+    block = torch.compile(SGPNormBlock(3, "R2"), backend=lambda graph, _: graphs.append(graph) or graph)
+    cliffnn.warmup(block, torch.randn(1, 4, 3))
+    assert not graphs
+    assert [path for path in fresh.iterdir() if "vjp" in path.name]
+
+
 def test_what_is_no_model():
     with pytest.raises(TypeError, match=r"model: got Tensor, wanted a module or a function"):
         cliffnn.warmup(torch.randn(1, 4, 3))
