@@ -245,7 +245,7 @@ import sys, torch
 before = set(sys.modules)
 import cliffnn, cliffnn.functional, cliffnn.layers, cliffnn.testing
 from cliffnn.layers import MVLinear, SGPNormBlock
-SGPNormBlock(algebra="R3"), MVLinear(3, 4, "R3")
+SGPNormBlock(algebra="R3"), SGPNormBlock(4, "R3"), MVLinear(3, 4, "R3")
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 assert not new & {"kingdon", "triton", "sympy"}, new
 assert "torch._dynamo" not in set(sys.modules) - before

@@ -1,5 +1,6 @@
 """What a model needs is made ahead of time: in parallel, with nothing run on a GPU and nothing changed."""
 
+import copy
 import subprocess
 import sys
 import threading
@@ -183,3 +184,26 @@ def test_kernels_for_an_absent_gpu(tmp_path, monkeypatch):
     for name in ("TRITON_CACHE_DIR", "CLIFFNN_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     subprocess.run([sys.executable, "-c", ON_AN_ABSENT_GPU], check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_step_compiles_nothing_more(tmp_path, monkeypatch):
+    """Its backward runs in a thread of autograd's, which must not launch while warming up."""
+    from triton import knobs
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiled = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda **event: compiled.append(event["src"].name))
+    # so many channels that no other test has
+    block = SGPNormBlock(19, "R2", device="cuda")
+    cliffnn.warmup(block, torch.randn(1, 4, 19, device="cuda", requires_grad=True))
+    assert len(compiled) >= 5  # the linear map and the fused operator, their backward, sums over programs
+    compiled.clear()
+    x = torch.randn(300, 4, 19)
+    inputs = [x.to(device).requires_grad_() for device in ("cuda", "cpu")]
+    outputs = [block(inputs[0]), copy.deepcopy(block).cpu()(inputs[1])]
+    gradients = [torch.autograd.grad(out.square().sum(), given)[0] for out, given in zip(outputs, inputs, strict=True)]
+    assert not compiled
+    for on_gpu, on_cpu in (outputs, gradients):
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-3, atol=1e-4)
