@@ -5,7 +5,7 @@ from typing import Any
 
 from cliffnn.algebra import Algebra
 
-__all__ = ["Algebra", "functional", "geometric_op", "interop", "layers", "models", "testing"]
+__all__ = ["Algebra", "functional", "geometric_op", "interop", "layers", "models", "testing", "warmup"]
 __version__ = "0.1.0"
 
 
@@ -15,4 +15,6 @@ def __getattr__(name: str) -> Any:
         return import_module(f"cliffnn.{name}")
     if name == "geometric_op":
         return import_module("cliffnn.geometric").geometric_op
+    if name == "warmup":
+        return import_module("cliffnn.ahead").warmup
     raise AttributeError(f"module 'cliffnn' has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from math import comb, prod
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -224,14 +224,16 @@ class Algebra:
     @cached_property
     def products(self) -> tuple[tuple[int, int, int, int], ...]:
         """The Cayley table: ``(a, b, c, sign)`` for each pair of blades with ``blade_a blade_b = sign blade_c``."""
-        keys = list(self.kingdon.canon2bin.values())
-        position = {key: index for index, key in enumerate(keys)}
-        table = (
-            (a, b, position[keys[a] ^ keys[b]], self.kingdon.signs[keys[a], keys[b]])
-            for a in range(len(self))
-            for b in range(len(self))
-        )
-        return tuple(entry for entry in table if entry[3])
+        blades = self.vectors_of_blades
+        position = {vectors: index for index, vectors in enumerate(blades)}
+        found = []
+        for (a, left), (b, right) in product(enumerate(blades), repeat=2):
+            # vectors that pass each other on the way to their order change the sign; pairs of equal ones give squares
+            swaps = sum(v > w for v in left for w in right)
+            sign = (-1) ** swaps * prod(self.signature[v] for v in left if v in right)
+            if sign:
+                found.append((a, b, position[tuple(sorted({*left} ^ {*right}))], sign))
+        return tuple(found)
 
 
 AlgebraLike: TypeAlias = Algebra | str | int | tuple[int, ...]

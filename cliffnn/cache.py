@@ -8,14 +8,25 @@ import hashlib
 import importlib.metadata
 import linecache
 import os
+import re
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+_SUFFIX = ".py"
+# What a file is called until it is whole.
+_UNFINISHED = ".cliffnn-"
+# The line that one of our files begins with.
+_HEADER = re.compile(rb"# sha256 [0-9a-f]{64}\n")
+# After so many seconds nobody is writing it any more.
+_ABANDONED = 3600
 
 _lock = threading.RLock()
 _modules: dict[str, ModuleType] = {}
@@ -48,9 +59,50 @@ def load(name: str, generate: Callable[[], str]) -> ModuleType:
     """
     with _lock:
         if name not in _modules:
-            key = hashlib.sha256(f"{fingerprint()} {name}".encode()).hexdigest()[:12]
-            _modules[name] = _execute(folder() / f"{name}_{key}.py", generate)
+            _modules[name] = _execute(folder() / _file_name(name), generate)
         return _modules[name]
+
+
+class Entry(NamedTuple):
+    """A file that we wrote: its size in bytes, and what has become of it.
+
+    This version of the library reads it (``"current"``), another one does (``"other"``), or it is not what we wrote any
+    more (``"damaged"``) and nobody will.
+    """
+
+    path: Path
+    size: int
+    state: Literal["current", "other", "damaged"]
+
+
+def entries() -> list[Entry]:
+    """What is in the folder, beside files that are none of ours."""
+    found = []
+    for path in sorted(folder().glob(f"*{_SUFFIX}")):
+        beginning = _HEADER.match(_bytes(path))
+        if beginning and not path.name.startswith("."):
+            current = path.name == _file_name(path.stem.rpartition("_")[0])
+            state: Any = "damaged" if _read(path) is None else "current" if current else "other"
+            found.append(Entry(path, len(beginning.string), state))
+    return found
+
+
+def clear() -> int:
+    """Remove what we wrote, and what we never finished writing; gives the number of files."""
+    unfinished = folder().glob(f"{_UNFINISHED}*{_SUFFIX}")
+    removed = 0
+    for path in (*(entry.path for entry in entries()), *unfinished):
+        # another process may have removed it
+        with suppress(FileNotFoundError):
+            if not path.name.startswith(_UNFINISHED) or time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _file_name(name: str) -> str:
+    """What is generated depends on the name and the generator, and so does where it is."""
+    return f"{name}_{hashlib.sha256(f'{fingerprint()} {name}'.encode()).hexdigest()[:12]}{_SUFFIX}"
 
 
 def _execute(path: Path, generate: Callable[[], str]) -> ModuleType:
@@ -83,18 +135,26 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _header(path: Path, body: str) -> str:
-    """The line that a file of ours begins with: nobody else's, and no other file of ours under this name, has it."""
+    """That of a file of ours: nobody else's, and no other file of ours under this name, has it."""
     return f"# sha256 {hashlib.sha256(f'{path.name} {body}'.encode()).hexdigest()}"
 
 
 def _read(path: Path) -> str | None:
     """The source, or None if there is none or it is not, to the letter, what we once wrote."""
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError):
+        text = _bytes(path).decode()
+    except UnicodeDecodeError:
         return None
     header, _, body = text.partition("\n")
     return text if header == _header(path, body) else None
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in a file; nothing, if it can't be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _write(path: Path, text: str) -> None:
@@ -107,10 +167,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".py")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=_SUFFIX)
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
         # mkstemp lets nobody else read, but users may share a folder
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)

@@ -9,7 +9,7 @@ import torch
 
 import cliffnn.functional as F
 from benchmarks import __main__ as command
-from benchmarks import cases, contenders, measure, peers, plain, summary, timing, warm
+from benchmarks import cases, contenders, measure, peers, plain, startup, summary, timing, warm
 from benchmarks.cases import Case
 from cliffnn import Algebra
 
@@ -234,3 +234,14 @@ def test_ratios_of_memory_and_device_time(tmp_path):
     (tmp_path / "grid.json").write_text(json.dumps({"part": "grid", "device": "none", "results": [result]}))
     drawn = {path.name for path in plots.draw(tmp_path)}
     assert drawn == {f"grid-{what}-peer.png" for what in ("kernel-speedup", "loop-speedup", "memory-ratio")}
+
+
+def test_first_steps():
+    figures = startup.measure_step("R2", 3, "cpu", repeats=1)
+    assert set(figures) == {"cold", "cold_with_warmup", "warm"}
+    for name, of_name in figures.items():
+        assert (of_name["warmup"] > 1e-3) == (name == "cold_with_warmup")
+        assert 0 < of_name["forward"] + of_name["backward"] <= of_name["total"] + 1e-3
+    # generating takes longer than reading what was generated
+    assert figures["warm"]["total"] < figures["cold"]["total"]
+    assert figures["cold_with_warmup"]["forward"] < figures["cold_with_warmup"]["warmup"]

@@ -17,6 +17,7 @@ import torch
 
 from cliffnn import cache
 from cliffnn import functional as F
+from cliffnn.__main__ import main
 
 
 @pytest.fixture
@@ -116,26 +117,89 @@ def test_a_folder_that_vanishes_is_made_again(fresh):
     assert cache.load("other_name", lambda: "value = 2\n").value == 2
 
 
-def test_processes_and_threads_that_start_at_once(tmp_path):
-    """All meet an empty folder; all get the same result."""
-    script = """
-import threading, torch
-from cliffnn import functional as F
-results = []
-x = torch.ones(2, 8, 3)
-work = lambda: results.append(F.geometric_product(x, x, "R3").sum().item())
-threads = [threading.Thread(target=work) for _ in range(4)]
-[t.start() for t in threads], [t.join() for t in threads]
-assert len(results) == 4 and len(set(results)) == 1
-print(results[0])
+SIXTEEN = """
+import multiprocessing, threading, torch, kingdon
+from cliffnn import cache, functional as F
+
+def work(barrier, results):
+    x = torch.arange(24.0).reshape(1, 8, 3).requires_grad_()
+    def step():
+        barrier.wait(60)
+        (grad,) = torch.autograd.grad(F.geometric_product(x, x, "R3").sum(), x)
+        results.put(grad.sum().item())
+    threads = [threading.Thread(target=step) for _ in range(2)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+
+assert not cache._modules and not cache.entries()
+# forked, they have imported all that takes time, and meet at the folder within milliseconds
+context = multiprocessing.get_context("fork")
+barrier, results = context.Barrier(32), context.Queue()
+processes = [context.Process(target=work, args=(barrier, results)) for _ in range(16)]
+[process.start() for process in processes]
+found = {results.get(timeout=60) for _ in range(32)}
+[process.join(60) for process in processes]
+assert [process.exitcode for process in processes] == [0] * 16
+assert len(found) == 1, found
+assert [entry.state for entry in cache.entries()] == ["current"] * 2, cache.entries()
+assert set(cache.folder().iterdir()) == {entry.path for entry in cache.entries()}
 """
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+def test_sixteen_processes_that_start_at_once(tmp_path, monkeypatch):
+    """All meet an empty folder, with two threads each; all get the same gradient, and leave two whole files."""
+    monkeypatch.setenv("CLIFFNN_CACHE_DIR", str(tmp_path))
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", SIXTEEN], check=True, timeout=120)
+
+
+def test_the_command_line_keeps_to_our_files(fresh, capsys):
+    """It lists and removes what we wrote, whole or not, by this version or another."""
+    main(["cache", "list"])
+    assert capsys.readouterr().out == f"        0  bytes in 0 files in {fresh}\n"
+    cache.load("some_name", lambda: "value = 1\n")
+    (current,) = fresh.iterdir()
+    body = "value = 2\n"
+    other = fresh / "some_name_0123456789ab.py"
+    other.write_text(f"{cache._header(other, body)}\n{body}")
+    damaged = fresh / "other_name_0123456789ab.py"
+    damaged.write_text(other.read_text())
+    abandoned, unfinished = fresh / ".cliffnn-a.py", fresh / ".cliffnn-b.py"
+    abandoned.touch()
+    os.utime(abandoned, (0, 0))
+    unfinished.touch()
+    foreign = {fresh / name for name in ("mine.py", "empty_0123456789ab.py", ".cliffnn-c.txt", "folder.py")}
+    for path in foreign:
+        path.mkdir() if path.name == "folder.py" else path.touch()
+    (fresh / "mine.py").write_text("import os\n")
+    main(["cache", "path"])
+    assert capsys.readouterr().out == f"{fresh}\n"
+    main(["cache", "list"])
+    *lines, total = capsys.readouterr().out.splitlines()
+    listed = {name: state for _, state, name in map(str.split, lines)}
+    assert listed == {current.name: "current", other.name: "other", damaged.name: "damaged"}
+    size = sum(path.stat().st_size for path in (current, other, damaged))
+    assert total.split()[:5] == [str(size), "bytes", "in", "3", "files"]
+    main(["cache", "clear"])
+    assert capsys.readouterr().out == f"removed 4 files from {fresh}\n"
+    assert set(fresh.iterdir()) == {*foreign, unfinished}
+
+
+def test_the_command_line_needs_no_torch(tmp_path):
     environment = {**os.environ, "CLIFFNN_CACHE_DIR": str(tmp_path)}
-    run = [sys.executable, "-c", script]
-    processes = [subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert len(set(outputs)) == 1
-    assert all(not path.name.startswith(".") for path in tmp_path.iterdir())
+    run = [sys.executable, "-X", "importtime", "-m", "cliffnn", "cache", "path"]
+    result = subprocess.run(run, env=environment, check=True, capture_output=True, text=True)
+    assert result.stdout == f"{tmp_path}\n"
+    assert not {"torch", "kingdon"} & {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+
+
+def test_a_title_in_any_alphabet_on_any_system(fresh, tmp_path):
+    """What a user writes above an expression goes to disk and back, whatever the system's encoding."""
+    text = "'''eine größere Fläche'''\r\nvalue = 1\n"
+    script = f"from cliffnn import cache; print(cache.load('some_name', lambda: {text!a}).value)"
+    ascii_only = {**os.environ, "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    run = [sys.executable, "-W", "error", "-c", script]
+    assert subprocess.check_output(run, env=ascii_only) == b"1\n"
+    assert cache.load("some_name", lambda: pytest.fail("generated again")).value == 1
 
 
 def sum_of_a_product():
@@ -181,7 +245,7 @@ import sys, torch
 before = set(sys.modules)
 import cliffnn, cliffnn.functional, cliffnn.layers, cliffnn.testing
 from cliffnn.layers import MVLinear, SGPNormBlock
-SGPNormBlock(algebra="R3"), MVLinear(3, 4, "R3")
+SGPNormBlock(algebra="R3"), SGPNormBlock(4, "R3"), MVLinear(3, 4, "R3")
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 assert not new & {"kingdon", "triton", "sympy"}, new
 assert "torch._dynamo" not in set(sys.modules) - before

@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from cliffnn import cache
+from cliffnn import ahead, cache
 from cliffnn.generated import allocate
 from cliffnn.kernels import plan
 from cliffnn.kernels.plan import Tiling
@@ -69,10 +69,14 @@ class Launch:
 
 
 class Launches(NamedTuple):
-    """The kernels of an operation: those that sum over channels for the others, by depth, and the others."""
+    """The kernels of an operation: those that sum over channels for the others, by depth, and the others.
+
+    And the devices that they are compiled for.
+    """
 
     sums: list[Launch]
     outputs: list[Launch]
+    devices: set[torch.device]
 
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
@@ -80,14 +84,26 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     like = inputs[operation.row]
     count, _, channels = like.shape
     outputs = allocate(operation, like)
-    totals = [name for name, group in operation.outputs.items() if group.kind == "shared"]
     if count == 0:
-        for name in totals:
-            outputs[name].zero_()
+        for name, group in operation.outputs.items():
+            if group.kind == "shared":
+                outputs[name].zero_()
         return list(outputs.values())
     launches = _launches(operation, channels, like.dtype, shared_memory(like.device), eps)
-    compute = compute_dtype(like.dtype)
+    if like.device not in launches.devices:
+        with ahead.compiled_together():
+            _launch(operation, launches, inputs, outputs, like)
+        launches.devices.add(like.device)
+    _launch(operation, launches, inputs, outputs, like)
+    return list(outputs.values())
+
+
+def _launch(
+    operation: Operation, launches: Launches, inputs: Sequence[Tensor], outputs: Mapping[str, Tensor], like: Tensor
+) -> None:
+    count, compute = len(like), compute_dtype(like.dtype)
     tensors = {**dict(zip(operation.inputs, inputs, strict=True)), **outputs}
+    totals = [name for name, group in operation.outputs.items() if group.kind == "shared"]
     for depth, launch in enumerate(launches.sums):
         table = like.new_empty(launch.tiling.blocks, count, launch.means[depth], dtype=compute)
         launch({**tensors, "sums": table}, count)
@@ -101,14 +117,13 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
         launch(tensors, count)
     for name in totals:
         sums(tensors[name], (0, 1), like.dtype, outputs[name][None])
-    return list(outputs.values())
 
 
 @functools.cache
 def _launches(operation: Operation, channels: int, dtype: torch.dtype, shared: int, eps: float) -> Launches:
     blades = _blades(operation)
     tiling = plan.tiling(blades, channels, dtype.itemsize, shared, operation.order)
-    launches = Launches([], [])
+    launches = Launches([], [], set())
     for group in _groups(operation, blades):
         kernel = Kernel(
             operation,

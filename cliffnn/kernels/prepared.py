@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cliffnn import ahead
+
 
 class Prepared:
     """A kernel with its constants, compiled for the tensors that come.
@@ -40,13 +42,26 @@ class Prepared:
         with _device_of(tensors[0]):
             key = (tensors[0].device, rows > 0x7FFFFFFF, *[(t.dtype, t.data_ptr() % 16) for t in tensors])
             compiled = self._compiled.get(key)
-            if compiled is None:
-                compiled = self._function[grid](*tensors, rows, **self._constants, **self._options)
-                # the interpreter compiles nothing, and gives none
-                if compiled is not None:
-                    self._compiled[key] = compiled
-            else:
+            if (compilations := ahead.current()) is not None:
+                if compiled is None:
+                    compilations.add((self, key), lambda: self._compile(key, grid, tensors, rows))
+            elif compiled is not None:
                 compiled[grid](*tensors, rows, *self._values)
+            else:
+                self._keep(key, self._function[grid](*tensors, rows, **self._constants, **self._options))
+
+    def _compile(self, key: tuple, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
+        """Compile, and load what was compiled, in a thread of its own."""
+        with _device_of(tensors[0]):
+            compiled = self._function.warmup(*tensors, rows, grid=grid, **self._constants, **self._options)
+            self._keep(key, compiled)
+            if compiled is not None:
+                compiled[grid]
+
+    def _keep(self, key: tuple, compiled: Any) -> None:
+        # the interpreter compiles nothing, and gives none
+        if compiled is not None:
+            self._compiled[key] = compiled
 
 
 @functools.cache
