@@ -32,11 +32,13 @@ from cliffnn.fully_connected import fully_connected as _fully_connected
 from cliffnn.gates import gate
 from cliffnn.invariants import invariants
 from cliffnn.linear import linear as _linear
+from cliffnn.msilu import msilu
 from cliffnn.normalization import layer_norm, normalize
 from cliffnn.operation import text
 from cliffnn.ops import geometric_op
 from cliffnn.pooling import pool
 from cliffnn.silu import silu
+from cliffnn.versors import versor_linear
 
 __all__ = [
     "dropout",
@@ -56,12 +58,14 @@ __all__ = [
     "invariants",
     "layer_norm",
     "linear",
+    "msilu",
     "normalize",
     "pool",
     "rms_norm",
     "silu",
     "to_blades_first",
     "to_channels_first",
+    "versor_linear",
     "weighted_geometric_product",
 ]
 

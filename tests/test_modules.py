@@ -36,6 +36,9 @@ LAYERS = {
     "FullyConnectedSteerableGP": lambda channels=CHANNELS, **k: layers.FullyConnectedSteerableGP(
         channels, 6, "R3", **k
     ),
+    "VersorLinear": lambda channels=CHANNELS, **k: layers.VersorLinear(channels, 6, "R3", **k),
+    "VersorLinear odd": lambda channels=CHANNELS, **k: layers.VersorLinear(channels, 6, "R3", odd=True, **k),
+    "MSiLU": lambda channels=CHANNELS, **k: layers.MSiLU(channels, "R3", **k),
 }
 PLAIN = {
     "MVGELU": lambda: layers.MVGELU("R3"),
@@ -230,7 +233,7 @@ def test_skip_init(layer, arguments):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # dynamo makes instances of autograd.Function
 @every
 def test_module_compile(make):
-    layer, x = randomized(make()), inputs(requires_grad=True)
+    layer, x = randomized(make()).double(), inputs(requires_grad=True, dtype=torch.float64)
     expected = call(layer, x)
     wanted = [x, *layer.parameters()]
     gradients = torch.autograd.grad(expected.square().sum(), wanted)

@@ -12,7 +12,7 @@ from torch import nn
 
 from cliffnn import Algebra
 from cliffnn import functional as F
-from cliffnn.layers import MVGELU, SGP, MVLinear, MVRMSNorm, SGPNormBlock
+from cliffnn.layers import MVGELU, SGP, MSiLU, MVLinear, MVRMSNorm, SGPNormBlock, VersorLinear
 from cliffnn.testing import randomize_parameters
 
 pytestmark = [
@@ -53,6 +53,8 @@ CASES = {
     "SGPNormBlock": layer(lambda: SGPNormBlock(6, "R3"), "R3"),
     "SGPNormBlock-R2": layer(lambda: SGPNormBlock(6, "R2", normalize=False), "R2"),
     "SGPNormBlock-R1,1": layer(lambda: SGPNormBlock(6, "R1,1"), "R1,1"),
+    "VersorLinear": layer(lambda: VersorLinear(6, 5, "R3"), "R3"),
+    "MSiLU": layer(lambda: MSiLU(6, "R3"), "R3"),
     "NBodyNetwork": Case(network, systems),
 }
 
@@ -147,11 +149,16 @@ def plain_torch(monkeypatch):
         assert grades is None
         return reference.rms_norm(x, signature(algebra), eps)
 
+    def versor_linear(x, versor, weight, algebra, odd, grades):
+        assert grades is None
+        return reference.versor_linear(x, versor, weight, signature(algebra), odd)
+
     def use():
         monkeypatch.setattr(F, "linear", linear)
         monkeypatch.setattr(F, "gelu_sgp_norm", block)
         monkeypatch.setattr(F, "rms_norm", norm)
-        for name in ("gelu", "weighted_geometric_product"):
+        monkeypatch.setattr(F, "versor_linear", versor_linear)
+        for name in ("gelu", "msilu", "weighted_geometric_product"):
             monkeypatch.setattr(F, name, substitute(getattr(reference, name)))
 
     return use
