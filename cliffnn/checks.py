@@ -90,6 +90,13 @@ def check_tensor(name: str, x: Tensor, blades: int, of: str, axis: str = "blades
         )
 
 
+def check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], axes: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}, wanted a torch.Tensor")
+    if tuple(tensor.shape) != wanted:
+        raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, wanted {wanted}: {axes}")
+
+
 def check_features(name: str, x: Tensor) -> None:
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, DTYPES))}")

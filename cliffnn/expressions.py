@@ -51,16 +51,15 @@ class Expression:
 
 
 EXPRESSIONS: dict[str, Expression] = {}
-# What registers expressions that have no name yet, since it depends on what they compute, by how that name begins.
-UNNAMED: list[tuple[str, Callable[[], object]]] = []
+# Who may know an expression of a name that nobody has asked for yet: it registers the expression, or does nothing.
+FINDERS: list[Callable[[str], None]] = []
 
 
 def find(name: str) -> Expression | None:
     """An expression by its name."""
     if name not in EXPRESSIONS:
-        for begins, register in UNNAMED:
-            if begins == name.rpartition("_")[0]:
-                register()
+        for finder in FINDERS:
+            finder(name)
     return EXPRESSIONS.get(name)
 
 

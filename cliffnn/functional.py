@@ -31,10 +31,12 @@ from cliffnn.fully_connected import fully_connected as _fully_connected
 from cliffnn.gates import gate
 from cliffnn.invariants import invariants
 from cliffnn.linear import linear as _linear
+from cliffnn.msilu import msilu
 from cliffnn.normalization import layer_norm, normalize
 from cliffnn.pooling import pool
 from cliffnn.silu import silu
 from cliffnn.steerable import steerable_geometric_product
+from cliffnn.versors import versor_linear
 
 __all__ = [
     "dropout",
@@ -54,6 +56,7 @@ __all__ = [
     "invariants",
     "layer_norm",
     "linear",
+    "msilu",
     "normalize",
     "pool",
     "rms_norm",
@@ -61,6 +64,7 @@ __all__ = [
     "steerable_geometric_product",
     "to_blades_first",
     "to_channels_first",
+    "versor_linear",
     "weighted_geometric_product",
 ]
 

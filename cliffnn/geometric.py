@@ -19,7 +19,7 @@ from torch import Tensor
 from cliffnn import elementary
 from cliffnn.algebra import Algebra, AlgebraLike
 from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector, flattened
-from cliffnn.expressions import EXPRESSIONS, UNNAMED, Expression
+from cliffnn.expressions import EXPRESSIONS, FINDERS, Expression
 from cliffnn.operation import operation, text
 from cliffnn.ops import evaluate
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from cliffnn.program import Statement, Trace, Value
     from cliffnn.tracing import Tracer
 
-_NAMES = ("scalar", "vector", "bivector", "trivector", "quadvector", "pentavector", "hexavector")
+# Of grades.
+NAMES = ("scalar", "vector", "bivector", "trivector", "quadvector", "pentavector", "hexavector")
 _TAKEN = frozenset({*elementary.__all__, "addcmul", "buffers", "mul", "out", "rows", "scales", "stack"})
 
 
@@ -112,7 +113,7 @@ class GeometricOp:
         self._key = len(_OPERATORS)
         _OPERATORS.append(self)
         self._begins = re.sub(r"[^A-Za-z0-9_]", "", self.__name__)
-        UNNAMED.append((self._begins, lambda: self._traced))
+        FINDERS.append(self._find)
 
     def __reduce__(self) -> str:
         return self.__qualname__
@@ -175,6 +176,11 @@ class GeometricOp:
             return kernel_source(Kernel(chosen, tuple(chosen.outputs)))
         raise ValueError(f"language: got {language!r}, wanted 'torch' or 'triton'")
 
+    def _find(self, name: str) -> None:
+        """Trace the function if an expression of that name may be what it gives."""
+        if name.rpartition("_")[0] == self._begins:
+            self._traced  # noqa: B018
+
     def _given(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> dict[str, Tensor]:
         names = tuple(self.grades)
         given = dict(zip(names, tensors, strict=False))
@@ -216,10 +222,8 @@ class GeometricOp:
         written += [[(key, _written(number.polynomial)) for key, number in result.items()] for result in results]
         digest = hashlib.sha256(repr(written).encode()).hexdigest()[:12]
         name = f"{self._begins}_{digest}"
-        letters = [f"out_{letter}" for letter in string.ascii_lowercase] if several else ["out"]
-        EXPRESSIONS[name] = Expression(
-            name, _replay(self, statements, results), self._inputs, results=tuple(letters[: len(results)])
-        )
+        names = tuple(f"out_{_letters(index)}" for index in range(len(results))) if several else ("out",)
+        EXPRESSIONS[name] = Expression(name, _replay(self, statements, results), self._inputs, results=names)
         return _Traced(name, grades, several)
 
     def _result(self, result: Any, tracer: Tracer) -> MultiVector:
@@ -285,6 +289,12 @@ def _replay(self: GeometricOp, statements: tuple[Statement, ...], results: list[
     return function
 
 
+def _letters(index: int) -> str:
+    """a, b, ..., z, ba, bb, ...: numbers in names are those of blades."""
+    rest, last = divmod(index, len(string.ascii_lowercase))
+    return (_letters(rest) if rest else "") + string.ascii_lowercase[last]
+
+
 def _input_name(name: str, position: int) -> str:
     """What generated source calls a parameter: numbered names, and what source has a use for, would be ambiguous."""
     plain = re.fullmatch(r"[A-Za-z]+(_[A-Za-z]+)*", name)
@@ -319,8 +329,8 @@ def _grades(annotation: Any, algebra: Algebra, name: str) -> tuple[int, ...] | N
         with contextlib.suppress(ValueError, SyntaxError):
             annotation = ast.literal_eval(annotation)
     parts = annotation if isinstance(annotation, (tuple, list)) else (annotation,)
-    named: dict[str, tuple[int, ...]] = {name: (k,) for k, name in enumerate(_NAMES) if k <= algebra.dim}
-    named |= {f"pseudo{name}": (algebra.dim - k,) for k, name in enumerate(_NAMES) if k <= algebra.dim}
+    named: dict[str, tuple[int, ...]] = {name: (k,) for k, name in enumerate(NAMES) if k <= algebra.dim}
+    named |= {f"pseudo{name}": (algebra.dim - k,) for k, name in enumerate(NAMES) if k <= algebra.dim}
     named |= {"even": algebra.grades[::2], "odd": algebra.grades[1::2], "multivector": algebra.grades}
     found: set[int] = set()
     for part in parts:

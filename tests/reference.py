@@ -162,6 +162,32 @@ def versor_action(vectors, signature):
     return outermorphism(matrix, signature)
 
 
+def versor_linear(x, versor, weight, signature, odd=False):
+    """``sum over c' of w u x u^-1``, with the root that makes versors of multivectors by Newton's iteration."""
+    grades = torch.tensor([len(b) for b in blades(signature)])
+    a = x.new_zeros(len(versor), len(grades), x.shape[-1])
+    a[:, grades % 2 == odd] = versor
+    reverse = torch.tensor([(-1.0) ** (k * (k - 1) // 2) for k in grades.tolist()]).to(x)[:, None]
+    square = geometric_product(a, reverse * a, signature)
+    sign = square[:, :1].sign()
+    one = (grades == 0).to(x)[:, None]
+    root = one * square[:, :1].abs().rsqrt()
+    for _ in range(8):
+        root_square = geometric_product(root, geometric_product(root, square * sign, signature), signature)
+        root = geometric_product(root, 3 * one - root_square, signature) / 2
+    u = geometric_product(root, a, signature)
+    moved = geometric_product(u, ((-1.0) ** (odd * grades)).to(x)[:, None] * x[..., None, :, :], signature)
+    moved = geometric_product(moved, sign * reverse * u, signature)
+    return (weight[:, None] * moved).sum(-1).movedim(-2, -1)
+
+
+def msilu(x, weight, bias, signature):
+    """Each grade times the logistic function of a linear form of all blades."""
+    sizes = torch.tensor([s.stop - s.start for s in grade_slices(signature)])
+    forms = (x[..., None, :, :] * weight).sum(-2) + bias
+    return x / (1 + torch.exp(-forms.repeat_interleave(sizes, -2)))
+
+
 def relative_error(out, exact):
     """``||out - exact|| / ||exact||``; any error where exactly zero is right is infinite."""
     assert out.shape == exact.shape, f"shape {tuple(out.shape)}, expected {tuple(exact.shape)}"

@@ -165,9 +165,9 @@ WRONG_CHANNELS = [0, -1, 2.5, "8", True, (8,)]
 
 @pytest.mark.parametrize("channels", WRONG_CHANNELS, ids=repr)
 def test_wrong_channels(channels):
-    for make in (layers.SGP, layers.MVRMSNorm, layers.SGPNormBlock):
+    for make in (layers.SGP, layers.MVRMSNorm, layers.SGPNormBlock, layers.MSiLU):
         assert_refused([named("channels"), repr(channels)], make, channels, algebra="R3")
-    for make in (layers.MVLinear, layers.FCGP, layers.FCGPNormBlock):
+    for make in (layers.MVLinear, layers.FCGP, layers.FCGPNormBlock, layers.VersorLinear):
         assert_refused([named("in_channels"), repr(channels)], make, channels, 4, "R3")
         assert_refused([named("out_channels"), repr(channels)], make, 4, channels, "R3")
 
@@ -227,9 +227,9 @@ def test_wrong_parts_to_embed():
 def test_layers_need_an_algebra():
     for make in (layers.MVDropout, layers.MVPool, layers.Invariants, layers.MVEmbed, lambda: layers.MVGate("relu")):
         assert_refused([named("algebra"), "None", "R3"], make, error=TypeError)
-    for make in (layers.SGP, layers.MVRMSNorm, layers.SGPNormBlock):
+    for make in (layers.SGP, layers.MVRMSNorm, layers.SGPNormBlock, layers.MSiLU):
         assert_refused([named("algebra"), "None", "R3"], make, 4, error=TypeError)
-    for make in (layers.MVLinear, layers.FCGP, layers.FCGPNormBlock):
+    for make in (layers.MVLinear, layers.FCGP, layers.FCGPNormBlock, layers.VersorLinear):
         assert_refused([named("algebra"), "None", "R3"], make, 4, 4, error=TypeError)
     assert_refused([named("algebra"), "None", "R3"], layers.MVGELU, error=TypeError)
 
@@ -252,6 +252,8 @@ LAYERS = {
     "NormalizationLayer": lambda channels: layers.NormalizationLayer(channels, "R3"),
     "SteerableGP": lambda channels: layers.SteerableGP(channels, "R3"),
     "FullyConnectedSteerableGP": lambda channels: layers.FullyConnectedSteerableGP(channels, 4, "R3"),
+    "VersorLinear": lambda channels: layers.VersorLinear(channels, 4, "R3"),
+    "MSiLU": lambda channels: layers.MSiLU(channels, "R3"),
 }
 PARAMETERLESS = {"MVGELU", "MVGate", "MVDropout", "MVPool", "MVRMSNorm", "Invariants"}
 BROKEN = {

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cliffnn import Algebra
-from cliffnn.layers import MVGELU, SGP, FCGPNormBlock, MVLinear, MVRMSNorm, SGPNormBlock
+from cliffnn.layers import MVGELU, SGP, FCGPNormBlock, MSiLU, MVLinear, MVRMSNorm, SGPNormBlock, VersorLinear
 
 ALGEBRAS = ["R2", "R3", "R1,3", "R3,0,1", "R2,0,1", "R0,2", "R1,1"]
 LAZY = {
@@ -16,6 +16,8 @@ LAZY = {
     "MVRMSNorm": lambda **k: MVRMSNorm(algebra="R3", elementwise_affine=True, **k),
     "SGPNormBlock": lambda **k: SGPNormBlock(algebra="R3", **k),
     "FCGPNormBlock": lambda **k: FCGPNormBlock(None, 6, "R3", **k),
+    "VersorLinear": lambda **k: VersorLinear(None, 6, "R3", **k),
+    "MSiLU": lambda **k: MSiLU(algebra="R3", **k),
 }
 lazy = pytest.mark.parametrize("make", LAZY.values(), ids=LAZY)
 

@@ -36,6 +36,9 @@ LAYERS = {
     "FullyConnectedSteerableGP": lambda channels=CHANNELS, **k: layers.FullyConnectedSteerableGP(
         channels, 6, "R3", **k
     ),
+    "VersorLinear": lambda channels=CHANNELS, **k: layers.VersorLinear(channels, 6, "R3", **k),
+    "VersorLinear odd": lambda channels=CHANNELS, **k: layers.VersorLinear(channels, 6, "R3", odd=True, **k),
+    "MSiLU": lambda channels=CHANNELS, **k: layers.MSiLU(channels, "R3", **k),
 }
 PLAIN = {
     "MVGELU": lambda: layers.MVGELU("R3"),

@@ -92,6 +92,8 @@ CASES = {
     "Invariants": layer(lambda: layers.Invariants(6, "R3", inner_products=True), "R3"),
     "MVEmbed": layer(Embedded, "R3"),
     "CliffordMessagePassing": layer(Messages, "R2"),
+    "VersorLinear": layer(lambda: layers.VersorLinear(6, 5, "R3"), "R3"),
+    "MSiLU": layer(lambda: layers.MSiLU(6, "R3"), "R3"),
     "NBodyNetwork": Case(network, systems),
 }
 
@@ -210,15 +212,20 @@ def plain_torch(monkeypatch):
         out = truth.fully_connected(*gates, weight, signature(algebra))
         return reference.rms_norm(out, signature(algebra), eps) if normalize else out
 
+    def versor_linear(x, versor, weight, algebra, odd, grades):
+        assert grades is None
+        return reference.versor_linear(x, versor, weight, signature(algebra), odd)
+
     def use():
         monkeypatch.setattr(F, "linear", linear)
         monkeypatch.setattr(F, "gelu_sgp_norm", block)
         monkeypatch.setattr(F, "gelu_fcgp_norm", fully_connected_block)
         monkeypatch.setattr(F, "rms_norm", norm)
-        for name in ("gelu", "weighted_geometric_product"):
+        monkeypatch.setattr(F, "versor_linear", versor_linear)
+        for name in ("gelu", "msilu", "weighted_geometric_product"):
             monkeypatch.setattr(F, name, substitute(getattr(reference, name)))
-        for name in ("silu", "layer_norm", "normalize"):
-            monkeypatch.setattr(F, name, of(getattr(truth, name)))
+        for name in ("silu", "layer_norm", "normalize", "steerable_geometric_product"):
+            monkeypatch.setattr(F, name, of(getattr(reference, name)))
         monkeypatch.setattr(F, "fully_connected_geometric_product", of(truth.fully_connected))
         monkeypatch.setattr(F, "gate", lambda x, name, _: x * getattr(nn.functional, name)(x[..., :1, :]))
         monkeypatch.setattr(F, "invariants", lambda x, algebra, inner: test_invariants.truth(algebra.name, inner)(x))

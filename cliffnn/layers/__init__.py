@@ -9,12 +9,14 @@ from cliffnn.layers.invariants import Invariants
 from cliffnn.layers.layer_norm import MVLayerNorm
 from cliffnn.layers.linear import MVLinear
 from cliffnn.layers.message_passing import CliffordMessagePassing
+from cliffnn.layers.msilu import MSiLU
 from cliffnn.layers.norm import MVRMSNorm
 from cliffnn.layers.normalization import NormalizationLayer
 from cliffnn.layers.pooling import MVPool
 from cliffnn.layers.product import SGP
 from cliffnn.layers.silu import MVSiLU
 from cliffnn.layers.steerable import FullyConnectedSteerableGP, SteerableGP
+from cliffnn.layers.versors import VersorLinear
 
 __all__ = [
     "FCGP",
@@ -24,6 +26,7 @@ __all__ = [
     "FCGPNormBlock",
     "FullyConnectedSteerableGP",
     "Invariants",
+    "MSiLU",
     "MVDropout",
     "MVEmbed",
     "MVGate",
@@ -35,4 +38,5 @@ __all__ = [
     "NormalizationLayer",
     "SGPNormBlock",
     "SteerableGP",
+    "VersorLinear",
 ]
