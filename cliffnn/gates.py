@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import autocast, autocasting, check_multivector
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.apply import apply
+from cliffnn.checks import autocast, autocasting, check_multivector, gated_grades
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -67,6 +68,43 @@ def gate(x: Tensor, activation: str, algebra: AlgebraLike) -> Tensor:
         x = autocast({"x": x})["x"]
     scalar = x[..., :1, :].to(torch.promote_types(x.dtype, torch.float32))
     return (x * GATES[activation](scalar)).to(x.dtype)
+
+
+def gelu(x: Tensor, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
+    r"""Gate a multivector by its scalar part.
+
+    .. math:: \operatorname{gelu}(x) = x \, \Phi(\langle x \rangle_0)
+
+    with the exact cumulative normal distribution.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, channels)``.
+    algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That ``x`` holds, the scalar among them; None: all.
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no floating tensor with the algebra's number of blades.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> x = torch.tensor([[0.0], [2.0], [0.0], [0.0]])
+    >>> F.gelu(x, "R2").squeeze(-1)
+    tensor([0., 1., 0., 0.])
+    """
+    algebra = Algebra(algebra)
+    grades = gated_grades(algebra, grades)
+    return apply("gelu", algebra, {"x": x}, grades={"x": grades, "out": grades})
 
 
 def check_activation(activation: str) -> None:

@@ -1,4 +1,4 @@
-"""The two normalisations of Clifford group networks, each with a learned size."""
+"""Normalisations: by the root mean square, and the two of Clifford group networks, each with a learned size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,48 @@ from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.apply import apply
+from cliffnn.checks import held_grades
 from cliffnn.expressions import CHANNELS
+
+
+def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesLike = None) -> Tensor:
+    r"""Divide each grade by its root mean square over the channels.
+
+    .. math:: \langle o_c \rangle_k = \frac{\langle x_c \rangle_k}
+        {\sqrt{\operatorname{mean}_{c'} |q_k(x_{c'})| + \varepsilon}}
+
+    with the algebra's quadratic form :math:`q_k` on grade k (`Algebra.quadratic_form`). A grade whose blades are all
+    null is left as it is.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(..., blades, channels)``.
+    algebra : str, int, tuple or Algebra
+    eps : float
+        Added inside the root.
+    grades : int, tuple of int or None
+        That ``x`` holds; None: all.
+
+    Returns
+    -------
+    Tensor
+        ``(..., blades, channels)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no floating tensor with the algebra's number of blades, or ``eps`` is negative.
+
+    Examples
+    --------
+    >>> import torch, cliffnn.functional as F
+    >>> F.rms_norm(torch.tensor([[5.0], [3.0], [4.0], [0.0]]), "R2").squeeze(-1)
+    tensor([1.0000, 0.6000, 0.8000, 0.0000])
+    """
+    algebra = Algebra(algebra)
+    grades = held_grades(algebra, grades)
+    return apply("identity", algebra, {"x": x}, normalize=True, eps=eps, grades={"x": grades, "out": grades})
 
 
 def layer_norm(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesLike = None) -> Tensor:
