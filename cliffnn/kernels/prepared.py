@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from cliffnn import ahead
@@ -46,7 +47,7 @@ class Prepared:
                 if compiled is None:
                     compilations.add((self, key), lambda: self._compile(key, grid, tensors, rows))
             elif compiled is not None:
-                compiled[grid](*tensors, rows, *self._values)
+                _launch(compiled, grid, tensors[0].device, (*tensors, rows, *self._values))
             else:
                 self._keep(key, self._function[grid](*tensors, rows, **self._constants, **self._options))
 
@@ -62,6 +63,16 @@ class Prepared:
         # the interpreter compiles nothing, and gives none
         if compiled is not None:
             self._compiled[key] = compiled
+
+
+def _launch(compiled: Any, grid: tuple[int, int, int], device: torch.device, arguments: tuple) -> None:
+    """Launch as Triton does, but without the metadata that it makes for hooks if nobody has set one."""
+    runtime = triton.knobs.runtime
+    if any(getattr(hook, "calls", hook) for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook)):
+        compiled[grid](*arguments)
+    else:
+        stream = triton.runtime.driver.active.get_current_stream(device.index)
+        compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
 
 
 @functools.cache

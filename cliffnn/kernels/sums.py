@@ -12,7 +12,8 @@ from torch import Tensor
 from cliffnn.kernels.prepared import Prepared
 from cliffnn.kernels.tables import table
 
-_PARTS, _BLOCK = 64, 32
+# so that few loads follow each other where a thousand programs wrote parts
+_PARTS, _BLOCK = 256, 16
 
 
 @triton.jit(do_not_specialize=["parts"])
