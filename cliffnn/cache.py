@@ -131,6 +131,10 @@ def _without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                # what is alive counts as old from here on: else the collection would come now
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

@@ -1,5 +1,6 @@
 """Generated code on disk: found again, verified, and never the reason that something fails."""
 
+import gc
 import inspect
 import linecache
 import multiprocessing
@@ -200,6 +201,27 @@ def test_a_title_in_any_alphabet_on_any_system(fresh, tmp_path):
     run = [sys.executable, "-W", "error", "-c", script]
     assert subprocess.check_output(run, env=ascii_only) == b"1\n"
     assert cache.load("some_name", lambda: pytest.fail("generated again")).value == 1
+
+
+def test_no_collection_interrupts_or_follows_a_generation(fresh):
+    """Walking all objects of torch takes longer than most generations."""
+    kept, collections = [], []
+
+    def generate():
+        kept.extend([] for _ in range(100_000))
+        return "value = 1\n"
+
+    def count(phase, info):
+        collections.append(phase)
+
+    gc.callbacks.append(count)
+    try:
+        cache.load("some_name", generate)
+    finally:
+        gc.callbacks.remove(count)
+    assert not collections
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def sum_of_a_product():
