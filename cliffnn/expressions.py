@@ -6,8 +6,8 @@ path). ``trace.let`` names an intermediate result, which keeps products factored
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expression:
-    """A named expression: multivectors that come row by row, and coefficients that all rows share; and its results."""
+    """A named expression: multivectors that come row by row, and coefficients that all rows share; and its results.
+
+    There is a coefficient for each path, or as many as ``counts`` says.
+    """
 
     name: str
     function: Callable[..., MultiVector | tuple[MultiVector, ...]]
     rows: tuple[str, ...]
     params: tuple[str, ...] = ()
     results: tuple[str, ...] = ("out",)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 EXPRESSIONS: dict[str, Expression] = {}

@@ -83,7 +83,7 @@ class Operation:
 
     def __post_init__(self) -> None:
         inputs = {name: self._multivector(name) for name in self.expression.rows}
-        inputs |= {name: Group("shared", tuple(range(len(self.paths)))) for name in self.expression.params}
+        inputs |= {name: Group("shared", tuple(range(self._count(name)))) for name in self.expression.params}
         outputs = {name: self._multivector(name) for name in self.results}
         if self.normalize:
             outputs["scales"] = Group("scalars", self.normed_grades)
@@ -128,6 +128,11 @@ class Operation:
     def vjp(self, of: Iterable[str], wrt: Iterable[str]) -> Operation:
         """The vector-Jacobian product of some outputs, with respect to some inputs."""
         return operation(f"{self.text}.vjp({','.join(of)}:{','.join(wrt)})", self.algebra.name)
+
+    def _count(self, name: str) -> int:
+        """Of coefficients."""
+        counts = self.expression.counts
+        return counts[name] if name in counts else len(self.paths)
 
     def _multivector(self, name: str) -> Group:
         return Group("shared" if name in self.shared else "rows", self.blades_of(name))

@@ -435,9 +435,9 @@ def test_bad_arguments():
 
 def test_examples_of_the_docs():
     page = (Path(__file__).resolve().parents[1] / "docs" / "geometric_op.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict = {}
-    exec(code, names)
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
     assert names["rotated"].shape == (1000, 3, 32)
     b, x = torch.zeros(6, 1), torch.tensor([[1.0], [0], [0], [0]])
     b[0] = 0.5
@@ -453,3 +453,63 @@ def test_examples_of_the_docs():
     moved = F.extract_points(F.embed(moved, 3, "R3,0,1"), "R3,0,1")
     distances = [(p[:, None] - p[None]).norm(dim=2) for p in (points, moved)]
     torch.testing.assert_close(*distances)
+
+
+@cliffnn.geometric_op("R3")
+def weighted(x, y: "odd", w: "paths") -> "even":
+    """A weighted geometric product."""
+    return sum(w[i, j, k] * (x.grade(i) * y.grade(j)).grade(k) for i, j, k in w)
+
+
+def test_coefficients_for_each_path():
+    """Learned, shared by all rows: as the library's own product has them."""
+    paths = weighted.paths["w"]
+    assert paths == cliffnn.Algebra("R3").paths_between(None, (1, 3), (0, 2))
+    x, y = torch.randn(5, 8, 2, dtype=torch.float64), torch.randn(5, 4, 2, dtype=torch.float64)
+    w = torch.randn(len(paths), 2, dtype=torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (x, y, w)]
+    wanted = F.weighted_geometric_product(*inputs, "R3", None, (1, 3), (0, 2))
+    got = weighted(*inputs)
+    torch.testing.assert_close(got, wanted)
+    wave = torch.randn_like(got)
+    torch.testing.assert_close(*[torch.autograd.grad(out, inputs, wave) for out in (got, wanted)])
+    small = [t[:2, :, :1].detach().requires_grad_() for t in (x, y)] + [w[:, :1].detach().requires_grad_()]
+    assert gradcheck(weighted, small)
+    assert gradgradcheck(weighted, small)
+    compiled = torch.compile(lambda *i: weighted(*i), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), wanted)
+    chosen = operation(_text(weighted._key, (False, False))[0], "R3")
+    for _ in range(2):
+        values = [torch.randn(*((5,) if g.kind == "rows" else ()), g.size, 2).double() for g in chosen.inputs.values()]
+        torch.testing.assert_close(kernels.run(chosen, values, 0.0), generated.run(chosen, values, 0.0))
+        chosen = chosen.vjp(chosen.outputs, chosen.inputs)
+    assert "grad_w0" in weighted.source("triton", wrt="w")
+    with pytest.raises(ValueError, match=r"w: got shape \(3, 2\), wanted \(\d+, 2\): \(paths, channels\)"):
+        weighted(x, y, w[:3])
+    with pytest.raises(TypeError, match="w: got the annotation 'paths', wanted it after two multivectors"):
+
+        @cliffnn.geometric_op("R2")
+        def wrong(x, w: "paths"):
+            return x
+
+
+def test_annotations_of_the_future():
+    """Which come as source; also where there is none to read, as in a notebook."""
+    code = """
+from __future__ import annotations
+import cliffnn
+@cliffnn.geometric_op("R2")
+def product(x: "vector", y: (0, 2), w: "paths") -> "odd":
+    return sum(w[i, j, k] * (x.grade(i) * y.grade(j)).grade(k) for i, j, k in w)
+"""
+    names: dict = {}
+    exec(code, names)
+    product = names["product"]
+    assert product.grades == {"x": (1,), "y": (0, 2)}
+    assert product.out_grades == (1,)
+    assert product(torch.ones(3, 2, 1), torch.ones(3, 2, 1), torch.ones(2, 1)).shape == (3, 2, 1)
+
+    namespace: dict = {}
+    exec("def bad(x):\n    return x if x.e > 0 else -x\n", namespace)
+    with pytest.raises(TypeError, match=r"bad, <string>, line 2\nit needs the value"):
+        cliffnn.geometric_op("R2")(namespace["bad"]).out_grades  # noqa: B018
