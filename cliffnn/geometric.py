@@ -8,6 +8,7 @@ import functools
 import hashlib
 import inspect
 import linecache
+import math
 import re
 import string
 import traceback
@@ -158,8 +159,9 @@ class GeometricOp:
         lead, channels = broadcast(given)
         for (name, paths), tensor in zip(self.paths.items(), coefficients, strict=True):
             check_shape(name, tensor, (len(paths), channels), "(paths, channels)")
-        count = lead.numel()
-        shared = [count > 1 and tensor.shape[:-2].numel() == 1 for tensor in given.values()]
+        # not .numel(), which a compiler takes for a number that never changes
+        many = math.prod(lead) > 1
+        shared = [many and math.prod(tensor.shape[:-2]) == 1 for tensor in given.values()]
         flat = [
             tensor.reshape(-1, tensor.shape[-1]).expand(-1, channels).contiguous()
             if alone

@@ -79,13 +79,13 @@ def by_kingdon(function, algebra, grades, tensors):
     keys = list(plain.canon2bin.values())
     inputs = [
         kingdon.MultiVector.fromkeysvalues(
-            plain, tuple(keys[b] for b in algebra.blades_of(held)), list(x.unbind(-2)), raw=True
+            plain, tuple(keys[b] for b in algebra.blades_of(held)), list(x if isinstance(x, list) else x.unbind(-2))
         )
         for held, x in zip(grades, tensors, strict=True)
     ]
     result = function(*inputs).asmvtype()
     # what is constant, or depends on one input alone, as a tensor that depends on all
-    nothing = sum(0 * x.sum() for x in tensors)
+    nothing = sum(0 * x.sum() for x in tensors if isinstance(x, torch.Tensor))
     return {keys.index(key): value + nothing for key, value in result.items()}
 
 
@@ -290,6 +290,16 @@ def test_compiled():
     torch.testing.assert_close(torch.autograd.grad(compiled(x).square().sum(), module.normal), wanted)
 
 
+@pytest.mark.filterwarnings("ignore:.*_pytree.*:FutureWarning", "ignore:.*isinstance.treespec, LeafSpec:FutureWarning")
+def test_exported():
+    """With any number of rows, as one operator."""
+    module, x = Mirror(), torch.randn(5, 8, 2, dtype=torch.float64)
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    assert [str(node.target) for node in program.graph.nodes].count("cliffnn.geometric_op.default") == 1
+    x = torch.randn(7, 8, 2, dtype=torch.float64)
+    torch.testing.assert_close(program.module()(x), module(x))
+
+
 def test_first_met_by_a_compiler():
     op = cliffnn.geometric_op("R2")(lambda x, y: (x * y, x ^ y))
     x, y = torch.randn(2, 5, 4, 3)
@@ -443,6 +453,14 @@ def test_examples_of_the_docs():
     b[0] = 0.5
     moved = names["boost"](b, x).squeeze(-1)
     torch.testing.assert_close(moved.abs(), torch.tensor([np.cosh(0.5), np.sinh(0.5), 0, 0], dtype=torch.float32))
+    b, x = random_inputs(names["boost"], rows=(6,), channels=1)
+    # kingdon takes exponentials of floats
+    for row in range(6):
+        floats = [t[row, :, 0].tolist() for t in (b, x)]
+        exact = by_kingdon(names["boost"].__wrapped__, cliffnn.Algebra("R1,3"), [(2,), (1,)], floats)
+        torch.testing.assert_close(names["boost"](b, x)[row, :, 0].tolist(), [exact[blade] for blade in range(1, 5)])
+    for name in ("rotate", "move"):
+        assert_equals_kingdon(names[name], random_inputs(names[name]))
     for name in ("rotate", "move", "boost"):
         inputs = random_inputs(names[name], rows=(2,), channels=2)
         assert gradcheck(names[name], inputs)
