@@ -276,13 +276,17 @@ class GeometricOp:
 
     def _explain(self, error: Exception) -> NoReturn:
         """Say in which line of the function it went wrong."""
+        from cliffnn.tracing import NULL_DIVISION
+
         code = self._function.__code__
         frames = [frame for frame in traceback.walk_tb(error.__traceback__) if frame[0].f_code is code]
         file, line = code.co_filename, frames[-1][1] if frames else code.co_firstlineno
         source = linecache.getline(file, line).strip()
         where = f"{self.__name__}, {file}, line {line}" + (f": {source}" if source else "")
         kind = type(error) if isinstance(error, (TypeError, ValueError, ZeroDivisionError)) else ValueError
-        raise kind(f"{where}\n{error}") from error
+        # kingdon divides by what is null without a word
+        says = NULL_DIVISION if isinstance(error, ZeroDivisionError) and not str(error) else error
+        raise kind(f"{where}\n{says}") from error
 
 
 # By number, which is all that a compiler has to know of one.
