@@ -38,7 +38,8 @@ def autocast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def broadcast(rows: dict[str, Tensor]) -> tuple[torch.Size, int]:
     """The leading dimensions and the channels that all have in common; blades differ where grades do."""
     shapes = [torch.Size((*row.shape[:-2], row.shape[-1])) for row in rows.values()]
-    if any(shape != shapes[0] for shape in shapes):
+    # lengths first: a compiler would compare rows of one with channels of another
+    if any(len(shape) != len(shapes[0]) or shape != shapes[0] for shape in shapes):
         try:
             shapes[0] = torch.broadcast_shapes(*shapes)
         except RuntimeError:

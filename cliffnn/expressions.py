@@ -37,16 +37,16 @@ class Expression:
     function : callable
     rows : tuple of str
         The multivectors that come row by row.
-    params : mapping of str to str
+    params : mapping of str to str or int
         The coefficients that all rows share, and what there is one for: each of the `PATHS`, each grade of the
-        multivector of that name, or only the `CHANNELS`.
+        multivector of that name, or only the `CHANNELS`; or how many there are.
     results : tuple of str
     """
 
     name: str
     function: Callable[..., MultiVector | tuple[MultiVector, ...]]
     rows: tuple[str, ...]
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | int] = field(default_factory=dict)
     results: tuple[str, ...] = ("out",)
 
 

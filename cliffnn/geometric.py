@@ -8,6 +8,7 @@ import functools
 import hashlib
 import inspect
 import linecache
+import math
 import re
 import string
 import traceback
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from cliffnn import elementary
 from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector, flattened
+from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector, check_shape, flattened
 from cliffnn.expressions import EXPRESSIONS, FINDERS, Expression
 from cliffnn.operation import operation, text
 from cliffnn.ops import evaluate
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from cliffnn.program import Statement, Trace, Value
     from cliffnn.tracing import Tracer
 
+# What annotates coefficients; annotations of the future are source.
+_PATHS = ("paths", "'paths'", '"paths"')
 # Of grades.
 NAMES = ("scalar", "vector", "bivector", "trivector", "quadvector", "pentavector", "hexavector")
 _TAKEN = frozenset({*elementary.__all__, "addcmul", "buffers", "mul", "out", "rows", "scales", "stack"})
@@ -50,7 +53,8 @@ def geometric_op(algebra: AlgebraLike) -> Callable[[Callable], GeometricOp]:
     callable
         Decorates a function: see `GeometricOp`. Annotations say which grades a multivector holds: ``"scalar"``,
         ``"vector"``, ``"bivector"``, ..., ``"pseudoscalar"``, ``"pseudovector"``, ``"even"``, ``"odd"``, an int, a
-        tuple of these; none: all. A parameter with a default value is that constant.
+        tuple of these; none: all. ``"paths"``: coefficients, one for each path of the product of the first two
+        multivectors, as a mapping from ``(i, j, k)``. A parameter with a default value is that constant.
 
     Raises
     ------
@@ -91,13 +95,15 @@ class GeometricOp:
 
     It takes a tensor ``(..., blades held, channels)`` for each parameter. Leading dimensions and channels broadcast;
     what has no rows of its own is one multivector for all rows. It gives a tensor ``(..., blades held, channels)``,
-    or a tuple of them.
+    or a tuple of them. Coefficients are ``(paths, channels)``, the same for all rows.
 
     Attributes
     ----------
     algebra : Algebra
     grades : dict
-        That each parameter holds, by its name.
+        That each multivector holds, by its name.
+    paths : dict
+        That each parameter has coefficients for, by its name.
     """
 
     __name__: str
@@ -106,10 +112,20 @@ class GeometricOp:
     def __init__(self, function: Callable, algebra: Algebra):
         functools.update_wrapper(self, function)
         self.algebra = algebra
-        self.grades = _grades_of_parameters(function, algebra)
-        self._function = function
-        self._inputs = tuple(_input_name(name, position) for position, name in enumerate(self.grades))
         self._held = _grades(function.__annotations__["return"], algebra, "return") if _declared(function) else None
+        parameters = _parameters(function)
+        coefficients = [name for name, annotation in parameters.items() if annotation in _PATHS]
+        self.grades = {
+            name: None if annotation is None else _grades(annotation, algebra, name)
+            for name, annotation in parameters.items()
+            if name not in coefficients
+        }
+        if coefficients and (len(self.grades) < 2 or [*self.grades, *coefficients] != [*parameters]):
+            raise TypeError(f"{coefficients[0]}: got the annotation 'paths', wanted it after two multivectors or more")
+        factors = list(self.grades.values())[:2]
+        self.paths = {name: algebra.paths_between(factors[0], factors[1], self._held) for name in coefficients}
+        self._function = function
+        self._inputs = tuple(_input_name(name, position) for position, name in enumerate(parameters))
         self._key = len(_OPERATORS)
         _OPERATORS.append(self)
         self._begins = re.sub(r"[^A-Za-z0-9_]", "", self.__name__)
@@ -122,6 +138,11 @@ class GeometricOp:
         return f"<geometric_op {self.__qualname__} in {self.algebra}>"
 
     @property
+    def _rows(self) -> tuple[str, ...]:
+        """What generated source calls the multivectors."""
+        return self._inputs[: len(self.grades)]
+
+    @property
     def out_grades(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
         """The grades that the result holds, those that do not vanish identically; of several results, a tuple."""
         traced = self._traced
@@ -129,14 +150,18 @@ class GeometricOp:
 
     def __call__(self, *tensors: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
         given = self._given(tensors, named)
-        for name, tensor in given.items():
-            check_multivector(name, tensor, self.algebra, self.grades[name])
+        for name, grades in self.grades.items():
+            check_multivector(name, given[name], self.algebra, grades)
         if autocasting(next(iter(given.values())).device.type):
             given = autocast(given)
         check_alike(given)
+        coefficients = [given.pop(name) for name in self.paths]
         lead, channels = broadcast(given)
-        count = lead.numel()
-        shared = [count > 1 and tensor.shape[:-2].numel() == 1 for tensor in given.values()]
+        for (name, paths), tensor in zip(self.paths.items(), coefficients, strict=True):
+            check_shape(name, tensor, (len(paths), channels), "(paths, channels)")
+        # not .numel(), which a compiler takes for a number that never changes
+        many = math.prod(lead) > 1
+        shared = [many and math.prod(tensor.shape[:-2]) == 1 for tensor in given.values()]
         flat = [
             tensor.reshape(-1, tensor.shape[-1]).expand(-1, channels).contiguous()
             if alone
@@ -144,7 +169,7 @@ class GeometricOp:
             for tensor, alone in zip(given.values(), shared, strict=True)
         ]
         what, several = _text(self._key, tuple(shared))
-        results = evaluate(what, self.algebra, flat)
+        results = evaluate(what, self.algebra, [*flat, *coefficients])
         if len(lead) != 1:
             results = [result.reshape(*lead, *result.shape[1:]) for result in results]
         return tuple(results) if several else results[0]
@@ -161,7 +186,7 @@ class GeometricOp:
         """
         chosen = operation(_text(self._key, (False,) * len(self.grades))[0], self.algebra.name)
         if wrt:
-            inputs = dict(zip(self.grades, self._inputs, strict=True))
+            inputs = dict(zip((*self.grades, *self.paths), self._inputs, strict=True))
             names = (wrt,) if isinstance(wrt, str) else wrt
             if unknown := [name for name in names if name not in inputs]:
                 raise ValueError(f"wrt: got {unknown[0]!r}, wanted some of {', '.join(inputs)}")
@@ -182,7 +207,7 @@ class GeometricOp:
             self._traced  # noqa: B018
 
     def _given(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> dict[str, Tensor]:
-        names = tuple(self.grades)
+        names = (*self.grades, *self.paths)
         given = dict(zip(names, tensors, strict=False))
         if len(tensors) > len(names) or given.keys() & named.keys() or given.keys() | named.keys() != set(names):
             got = [*["a tensor"] * len(tensors), *(f"{name}=" for name in named)]
@@ -193,18 +218,24 @@ class GeometricOp:
     def _traced(self) -> _Traced:
         from cliffnn.tracing import Tracer, argument
 
-        keys = tuple(self.algebra.kingdon.canon2bin.values())
+        blades = [self.algebra.blades_of(grades) for grades in self.grades.values()]
+        counts = [range(len(paths)) for paths in self.paths.values()]
         symbols = {
-            name: tuple(f"{name}{blade}" for blade in self.algebra.blades_of(grades))
-            for name, grades in zip(self._inputs, self.grades.values(), strict=True)
+            name: tuple(f"{name}{index}" for index in indices)
+            for name, indices in zip(self._inputs, [*blades, *counts], strict=True)
         }
         tracer = Tracer(symbol for of_input in symbols.values() for symbol in of_input)
-        multivectors = [
-            argument(tracer, self.algebra.kingdon, tuple(keys[blade] for blade in self.algebra.blades_of(grades)), of)
-            for grades, of in zip(self.grades.values(), symbols.values(), strict=True)
+        known, keys = self.algebra.kingdon, tuple(self.algebra.kingdon.canon2bin.values())
+        of_rows, of_paths = self._rows, self._inputs[len(blades) :]
+        arguments: list[Any] = [
+            argument(tracer, known, tuple(keys[blade] for blade in held), symbols[name])
+            for name, held in zip(of_rows, blades, strict=True)
         ]
+        for name, paths in zip(of_paths, self.paths.values(), strict=True):
+            scalars = [argument(tracer, known, keys[:1], (symbol,)) for symbol in symbols[name]]
+            arguments.append(dict(zip(paths, scalars, strict=True)))
         try:
-            returned = self._function(*multivectors)
+            returned = self._function(*arguments)
             several = isinstance(returned, (tuple, list))
             results = [self._result(result, tracer) for result in (returned if several else (returned,))]
         except Exception as error:
@@ -223,7 +254,9 @@ class GeometricOp:
         digest = hashlib.sha256(repr(written).encode()).hexdigest()[:12]
         name = f"{self._begins}_{digest}"
         names = tuple(f"out_{_letters(index)}" for index in range(len(results))) if several else ("out",)
-        EXPRESSIONS[name] = Expression(name, _replay(self, statements, results), self._inputs, results=names)
+        params = {name: len(symbols[name]) for name in of_paths}
+        function = _replay(self, statements, results)
+        EXPRESSIONS[name] = Expression(name, function, of_rows, params, names)
         return _Traced(name, grades, several)
 
     def _result(self, result: Any, tracer: Tracer) -> MultiVector:
@@ -243,13 +276,17 @@ class GeometricOp:
 
     def _explain(self, error: Exception) -> NoReturn:
         """Say in which line of the function it went wrong."""
+        from cliffnn.tracing import NULL_DIVISION
+
         code = self._function.__code__
         frames = [frame for frame in traceback.walk_tb(error.__traceback__) if frame[0].f_code is code]
         file, line = code.co_filename, frames[-1][1] if frames else code.co_firstlineno
         source = linecache.getline(file, line).strip()
         where = f"{self.__name__}, {file}, line {line}" + (f": {source}" if source else "")
         kind = type(error) if isinstance(error, (TypeError, ValueError, ZeroDivisionError)) else ValueError
-        raise kind(f"{where}\n{error}") from error
+        # kingdon divides by what is null without a word
+        says = NULL_DIVISION if isinstance(error, ZeroDivisionError) and not str(error) else error
+        raise kind(f"{where}\n{says}") from error
 
 
 # By number, which is all that a compiler has to know of one.
@@ -260,9 +297,9 @@ def _text(key: int, shared: tuple[bool, ...]) -> tuple[str, bool]:
     """The text of an operator's operation, and whether it has several results."""
     self = _OPERATORS[key]
     traced = self._traced
-    grades: dict[str, tuple[int, ...] | None] = dict(zip(self._inputs, self.grades.values(), strict=True))
+    grades: dict[str, tuple[int, ...] | None] = dict(zip(self._rows, self.grades.values(), strict=True))
     grades |= dict(zip(EXPRESSIONS[traced.name].results, traced.grades, strict=True))
-    alone = [name for name, is_shared in zip(self._inputs, shared, strict=True) if is_shared]
+    alone = [name for name, is_shared in zip(self._rows, shared, strict=True) if is_shared]
     return text(traced.name, grades, alone), traced.several
 
 
@@ -303,16 +340,16 @@ def _input_name(name: str, position: int) -> str:
     return f"{name}_" if re.fullmatch(r"[A-Za-z]+[0-9]+", name) else f"input_{position}_"
 
 
-def _grades_of_parameters(function: Callable, algebra: Algebra) -> dict[str, tuple[int, ...] | None]:
-    found: dict[str, tuple[int, ...] | None] = {}
+def _parameters(function: Callable) -> dict[str, Any]:
+    """The parameters that have no value yet, and their annotations."""
+    found: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{name}: got a parameter of any number of arguments, wanted one for each multivector")
         if parameter.default is parameter.empty:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 raise TypeError(f"{name}: got a parameter that goes by keyword only, wanted one that has a position")
-            annotation = None if parameter.annotation is parameter.empty else parameter.annotation
-            found[name] = None if annotation is None else _grades(annotation, algebra, name)
+            found[name] = None if parameter.annotation is parameter.empty else parameter.annotation
     if not found:
         raise TypeError(f"{function.__name__}: got a function without parameters, wanted one of multivectors")
     return found

@@ -133,10 +133,10 @@ class Operation:
         """The vector-Jacobian product of some outputs, with respect to some inputs."""
         return operation(f"{self.text}.vjp({','.join(of)}:{','.join(wrt)})", self.algebra.name)
 
-    def _each(self, what: str) -> tuple[int, ...]:
+    def _each(self, what: str | int) -> tuple[int, ...]:
         """By what coefficients are called; see `Expression`."""
-        if what == PATHS:
-            return tuple(range(len(self.paths)))
+        if isinstance(what, int) or what == PATHS:
+            return tuple(range(what if isinstance(what, int) else len(self.paths)))
         return (0,) if what == CHANNELS else self.grades_of(what)
 
     def _multivector(self, name: str) -> Group:

@@ -23,6 +23,8 @@ from cliffnn.program import CONSTANTS, Builder, Call
 # What can be taken of a number, and of a multivector that is one; `math` has them for constants.
 FUNCTIONS = ("abs", "cos", "cosh", "exp", "log", "sin", "sinh", "sqrt", "tan", "tanh")
 
+NULL_DIVISION = "it divides by what is zero for all inputs: the norm of something null?"
+
 # Values are taken in the field of integers modulo this prime.
 _PRIME = 2**61 - 1
 
@@ -197,7 +199,7 @@ class Number:
         if number is None:
             return NotImplemented
         if not number:
-            raise ZeroDivisionError("it divides by what is zero for all inputs: the norm of something null?")
+            raise ZeroDivisionError(NULL_DIVISION)
         if self == number:
             return self.tracer.constant(1)
         if number.constant is not None:

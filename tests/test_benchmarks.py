@@ -9,7 +9,7 @@ import torch
 
 import cliffnn.functional as F
 from benchmarks import __main__ as command
-from benchmarks import cases, contenders, measure, peers, plain, startup, summary, timing, warm
+from benchmarks import cases, contenders, measure, peers, plain, pointwise, startup, summary, timing, warm
 from benchmarks.cases import Case
 from cliffnn import Algebra
 
@@ -245,3 +245,37 @@ def test_first_steps():
     # generating takes longer than reading what was generated
     assert figures["warm"]["total"] < figures["cold"]["total"]
     assert figures["cold_with_warmup"]["forward"] < figures["cold_with_warmup"]["warmup"]
+
+
+@pytest.mark.parametrize("name", pointwise.EXPRESSIONS)
+def test_pointwise_contenders_compute_the_same(name):
+    op = pointwise.EXPRESSIONS[name]
+    sizes = [len(op.algebra.blades_of(grades)) for grades in op.grades.values()]
+    tensors = [torch.randn(5, n, 3, dtype=torch.float64) for n in sizes]
+    for contender in (pointwise.plain, pointwise.by_kingdon):
+        torch.testing.assert_close(contender(op)(*tensors), op(*tensors))
+
+
+def test_pointwise(monkeypatch, tmp_path):
+    """Compilers are left to who asks for them."""
+    monkeypatch.setattr(pointwise, "copy_bandwidth", lambda device: 1e10)
+    monkeypatch.setattr(pointwise, "cold", lambda case, contender: 1.0)
+    path = tmp_path / "pointwise.json"
+    options = "--device", "cpu", "--contender", "cliffnn", "kingdon", "--case", "rotor/80/2", "reflect/80/2"
+    monkeypatch.setattr(sys, "argv", ["pointwise", "--output", str(path), *options])
+    pointwise.main()
+    content = json.loads(path.read_text())
+    assert {"device", "versions", "commit", "command", "copy_bandwidth"} <= set(content)
+    rotor, reflect = content["results"]
+    ours = reflect["contenders"]["cliffnn"]
+    assert ours["relative_error"] < pointwise.TOLERANCE
+    # read 3 + 8 numbers, write 8; backward read the gradient too, and write 3 + 8
+    assert ours["forward"]["floor_ms"] == round(4 * 160 * 19 / 1e10 * 1e3, 5)
+    assert ours["backward"]["floor_ms"] == round(4 * 160 * 30 / 1e10 * 1e3, 5)
+    assert rotor["contenders"]["kingdon"]["forward_backward"]["loop_ms"] > 0
+
+    monkeypatch.setitem(pointwise.CONTENDERS, "cliffnn", lambda op: lambda *inputs: op(*inputs) * 1.001)
+    path.unlink()
+    with pytest.raises(SystemExit, match=r"rotor/80/2: relative error 1\.0e-03; nothing is reported"):
+        pointwise.main()
+    assert not path.exists()
