@@ -6,6 +6,7 @@ one by one: on a CPU that is three times as fast as torch's own sum over so shor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -56,7 +57,17 @@ class _Form(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
         ctx.groups = inputs[1]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        return _Form.apply(*_batch_first(in_dims, inputs)), 0
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _Inner.apply(2 * x, tangent, ctx.groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -74,7 +85,16 @@ class _Inner(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
         ctx.groups = inputs[2]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        return _Inner.apply(*_batch_first(in_dims, inputs)), 0
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return _bilinear_jvp(_Inner, ctx, tangents)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -97,7 +117,16 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
         ctx.groups = inputs[2]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        return _Scale.apply(*_batch_first(in_dims, inputs)), 0
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return _bilinear_jvp(_Scale, ctx, tangents)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -108,6 +137,23 @@ class _Scale(torch.autograd.Function):
             _Inner.apply(grad, x, ctx.groups) if need_factors else None,
             None,
         )
+
+
+def _batch_first(in_dims: tuple, inputs: tuple) -> Iterator[Any]:
+    """The arguments with what `torch.vmap` maps over as their first dimension, before all others."""
+    *tensors, groups = inputs
+    pairs = list(zip(tensors, in_dims[: len(tensors)], strict=True))
+    most = max(x.dim() - (d is not None) for x, d in pairs)
+    for x, d in pairs:
+        yield x if d is None else x.movedim(d, 0)[(slice(None), *[None] * (most + 1 - x.dim()))]
+    yield groups
+
+
+def _bilinear_jvp(function: Any, ctx: Any, tangents: tuple[Tensor | None, ...]) -> Tensor:
+    left, right = ctx.saved_tensors
+    left_tangent, right_tangent, _ = tangents
+    terms = [(left_tangent, right), (left, right_tangent)]
+    return sum(function.apply(a, b, ctx.groups) for a, b in terms if a is not None and b is not None)
 
 
 def _inner(x: Tensor, y: Tensor, groups: Groups) -> Tensor:
