@@ -10,7 +10,6 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, stack_mod
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear, SGPNormBlock
 
-
 # torch's own rules of forward mode, when the first is needed
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
