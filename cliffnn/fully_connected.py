@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from cliffnn.algebra import Algebra
 from cliffnn.ops import geometric_op, library, unobserved
@@ -126,8 +127,10 @@ def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
 
 
 def _transformed() -> bool:
-    """Whether a transform of `torch.func` is at work, which knows what to do with torch's own functions alone."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a transform of `torch.func`, or forward mode, is at work: torch has rules for its own functions."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
 
 
 @functools.cache

@@ -12,11 +12,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from cliffnn import cache, generated, traceable
 from cliffnn.algebra import Algebra
-from cliffnn.operation import operation
+from cliffnn.operation import gradient_name, operation
 
 # An argument of the operator, so that the key of torch.compile's cache on disk depends on what is generated.
 GENERATOR = cache.fingerprint()
@@ -56,6 +57,7 @@ def unobserved(tensors: Sequence[Tensor]) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
         or torch.autograd._profiler_enabled()
     ):
         return False
@@ -125,12 +127,29 @@ class _Function(_Derivative):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _save(ctx, 5, inputs[1:5], inputs[5:], output)
+        ctx.save_for_forward(*_save(ctx, 5, inputs[1:5], inputs[5:], output))
 
     @staticmethod
     def vmap(info, in_dims, run, text, algebra, eps, generator, *inputs):
         outputs, dims = _batched(info, (in_dims[5:],), inputs, text, algebra, eps, generator)
         return tuple(outputs), tuple(dims)
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        """A vector-Jacobian product is linear in its cotangents, and the slope there is the product with the vector."""
+        text, algebra, eps, generator = ctx.arguments
+        op = operation(text, algebra)
+        given = {n: t for n, t in zip(op.inputs, tangents[5:], strict=True) if t is not None and n not in op.saved}
+        of = [name for name in op.outputs if name != "scales"]
+        if not given:
+            return (None,) * len(op.outputs)
+        first = op.vjp(of, given)
+        slope = first.vjp(first.outputs, [gradient_name(op.order + 1, name) for name in of])
+        inputs = ctx.saved_tensors
+        # cotangents, which the slope does not depend on
+        any_ = [torch.zeros_like(t) for t in generated.allocate(op, inputs[op.row]).values()][: len(of)]
+        results = _dispatched((*inputs, *any_, *given.values()), slope.text, algebra, eps, generator)
+        return (*results, *(None for name in op.outputs if name not in of))
 
 
 class _Unobserved(_Derivative):
@@ -149,10 +168,12 @@ def _save(ctx, others, arguments, inputs, outputs):
     op = operation(*arguments[:2])
     # a derivative already has among its inputs what was saved
     first = op.normalize and not op.order
-    ctx.save_for_backward(*inputs, *(outputs if first else ()))
+    saved = *inputs, *(outputs if first else ())
+    ctx.save_for_backward(*saved)
     if first:
         ctx.mark_non_differentiable(outputs[1])
     ctx.set_materialize_grads(False)
+    return saved
 
 
 def _autograd(inputs, text, algebra, eps, generator):

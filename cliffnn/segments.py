@@ -46,6 +46,8 @@ class Segments:
 class _Sum(torch.autograd.Function):
     """torch's own reduction of segments has no second derivative."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
         return _reduce(x, "sum", index, order, offsets)
@@ -53,6 +55,11 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _Sum.apply(tangent, *ctx.saved_tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -62,6 +69,8 @@ class _Sum(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     """torch's own derivative of a selection adds atomically."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
         return x.index_select(0, index)
@@ -69,6 +78,11 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _Spread.apply(tangent, *ctx.saved_tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:

@@ -6,8 +6,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear, SGPNormBlock
+from cliffnn.testing import randomize_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
 
@@ -15,10 +17,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # i
 class Energy(nn.Module):
     """An invariant of points in the plane."""
 
-    def __init__(self, normalize=True):
+    def __init__(self):
         super().__init__()
-        block = SGPNormBlock(8, "R2", normalize=normalize)
-        self.body = nn.Sequential(MVLinear(2, 8, "R2"), block, MVLinear(8, 1, "R2"))
+        self.body = nn.Sequential(MVLinear(2, 8, "R2"), SGPNormBlock(8, "R2"), MVLinear(8, 1, "R2"))
 
     def forward(self, points):
         return F.extract(self.body(F.embed(points, 1, "R2")), 0, "R2").sum()
@@ -51,9 +52,24 @@ def losses(model, compute, steps):
 
 
 def test_a_model_learns_forces():
-    model = Energy(normalize=False).double()
-    found = losses(model, lambda *arguments: forces(model, *arguments), 60)
+    model = Energy().double()
+    found = losses(model, lambda *arguments: forces(model, *arguments), 80)
     assert sum(found[-5:]) < 0.2 * sum(found[:5])
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R1,1", "R2,0,1"])
+def test_second_derivatives_of_the_whole_block(algebra):
+    """With respect to the inputs and all parameters, the norm included."""
+    # a larger eps than usual, or finite differences see the norm's curvature at zero
+    block = SGPNormBlock(2, algebra, eps=1e-2).double()
+    randomize_parameters(block)
+    names, values = zip(*block.named_parameters(), strict=True)
+
+    def run(x, *parameters):
+        return functional_call(block, dict(zip(names, parameters, strict=True)), (x,))
+
+    x = torch.randn(2, len(Algebra(algebra)), 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(run, (x, *values))
 
 
 def test_compiled_forces_train_the_same():

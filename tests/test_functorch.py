@@ -4,10 +4,14 @@ import pytest
 import torch
 from test_gradients import functions, random_inputs
 from torch import nn
-from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, stack_module_state, vmap
 
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear, SGPNormBlock
+
+# torch's own rules of forward mode, when the first is needed
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 
 def linear(x, weight, bias):
@@ -59,6 +63,57 @@ def test_jacobians(letters, function):
     got = jacrev(lambda *inputs: function(*inputs, "R2"), argnums=tuple(range(len(inputs))))(*inputs)
     wanted = torch.autograd.functional.jacobian(lambda *inputs: function(*inputs, "R2"), tuple(inputs))
     torch.testing.assert_close(got, wanted)
+
+
+GRADES, CHANNELS = 3, 2
+# Functions of a multivector of R2 and what else they take: all that is differentiated by a rule of ours.
+OTHERS = {
+    "fully connected": (lambda x, w: F.fully_connected_geometric_product(x, x, w, "R2"), (10, 3, CHANNELS)),
+    "linear": (lambda x, w: F.linear(x, w, None, "R2"), (GRADES, 3, CHANNELS)),
+    "normalize": (lambda x, w: F.normalize(x, w, "R2"), (GRADES, CHANNELS)),
+    "layer_norm": (lambda x, w: F.layer_norm(x, w, "R2"), (CHANNELS,)),
+    "silu": (lambda x, w: F.silu(x, w, w, "R2"), (GRADES, CHANNELS)),
+    "pool": (lambda x, w: F.pool(x, "R2", "sum", torch.tensor([0, 1, 0, 1]), 2) * w, (CHANNELS,)),
+}
+
+
+@functions
+@pytest.mark.parametrize("algebra", ["R2", "R1,1"])
+def test_forward_mode(letters, function, algebra):
+    inputs = tuple(x.detach() for x in random_inputs(letters, algebra))
+    every = tuple(range(len(inputs)))
+    assert_forward_is_reverse(lambda *inputs: function(*inputs, algebra), inputs, every)
+
+
+@pytest.mark.parametrize(("function", "shape"), OTHERS.values(), ids=OTHERS)
+def test_forward_mode_and_vmap_of_other_functions(function, shape):
+    inputs = torch.randn(4, 4, CHANNELS, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    assert_forward_is_reverse(function, inputs, (0, 1))
+    xs, ws = (torch.randn(3, *t.shape, dtype=torch.float64) for t in inputs)
+    for dims in ((0, 0), (0, None), (None, 0)):
+        arguments = [batch if d == 0 else one for batch, one, d in zip((xs, ws), inputs, dims, strict=True)]
+        wanted = [function(*(a if d is None else a[n] for a, d in zip(arguments, dims, strict=True))) for n in range(3)]
+        torch.testing.assert_close(vmap(function, dims)(*arguments), torch.stack(wanted))
+
+
+def assert_forward_is_reverse(function, inputs, every):
+    wanted = torch.autograd.functional.jacobian(function, inputs)
+    torch.testing.assert_close(jacfwd(function, argnums=every)(*inputs), wanted)
+
+    def square(*inputs):
+        return function(*inputs).square().sum()
+
+    # forward over reverse
+    got = hessian(square, argnums=every)(*inputs)
+    torch.testing.assert_close(got, torch.autograd.functional.hessian(square, inputs))
+    tangents = [torch.randn_like(x) for x in inputs]
+    products = [(j.flatten(-x.dim()) @ t.flatten()) for j, x, t in zip(wanted, inputs, tangents, strict=True)]
+    for requires_grad in (False, True):
+        with forward_ad.dual_level():
+            leaves = [x.clone().requires_grad_(requires_grad) for x in inputs]
+            duals = [forward_ad.make_dual(x, t) for x, t in zip(leaves, tangents, strict=True)]
+            got = forward_ad.unpack_dual(function(*duals)).tangent
+        torch.testing.assert_close(got, sum(products))
 
 
 @functions

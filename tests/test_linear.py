@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn import linear as operators
 
@@ -116,15 +117,22 @@ def test_operators_on_a_gpu(shape, sizes, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("channels", [32, 512])
-def test_tensor_float_32_is_used_where_allowed(channels):
-    x, weight, _, grad = inputs(1000, channels, channels, R3, torch.float32, "cuda")
-    exact, *_ = truth(x.double(), weight.double(), None, grad.double(), R3)
+@pytest.mark.parametrize(("product", "channels"), [("linear", 32), ("linear", 512), ("fully connected", 32)])
+def test_tensor_float_32_is_used_where_allowed(product, channels):
+    paths = len(Algebra("R3").grades if product == "linear" else Algebra("R3").paths)
+    x, weight = torch.randn(1000, 8, channels, device="cuda"), torch.randn(paths, channels, channels, device="cuda")
+
+    def multiply(x, weight):
+        if product == "linear":
+            return F.linear(x, weight, None, "R3")
+        return F.fully_connected_geometric_product(x, x, weight, "R3")
+
+    exact = multiply(x.double(), weight.double())
     errors = []
     for precision in ("highest", "high"):
         torch.set_float32_matmul_precision(precision)
         try:
-            errors.append(float((F.linear(x, weight, None, "R3").double() - exact).norm() / exact.norm()))
+            errors.append(float((multiply(x, weight).double() - exact).norm() / exact.norm()))
         finally:
             torch.set_float32_matmul_precision("highest")
     assert errors[0] < 1e-6

@@ -127,6 +127,72 @@ def test_captured_forward_and_backward_are_replayed(index, channels):
         torch.testing.assert_close(got, step())
 
 
+def trained_in_step(run, model, twin, device, steps):
+    """Whether a way to run a model trains as its twin does, on data of which it has seen no step before."""
+    optimizers = [torch.optim.SGD(m.parameters(), lr=1e-3, momentum=0.9) for m in (model, twin)]
+    for _ in range(steps):
+        charges, target = torch.randn(20, 5, device=device), torch.randn(20, 5, 3, device=device)
+        inputs = charges, torch.randn(20, 5, 3, device=device), torch.randn(20, 5, 3, device=device)
+        losses = []
+        for forward, optimizer in zip((run, twin), optimizers, strict=True):
+            torch.compiler.cudagraph_mark_step_begin()
+            loss = nn.functional.mse_loss(forward(*inputs), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for got, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        assert (got - wanted).norm() <= 1e-4 * wanted.norm() + 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # inductor's advice
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_compiled_training_step_of_the_n_body_network():
+    """In CUDA graphs of the compiler's making, forward and backward."""
+    pytest.importorskip("lightning")
+    from torch._dynamo.utils import counters
+
+    from examples.nbody_o3 import NBodyNetwork
+
+    # torch fills memory under deterministic algorithms, which the compiler's graphs don't record
+    torch.set_deterministic_debug_mode("default")
+    torch.compiler.reset()
+    counters.clear()
+    model, twin = (NBodyNetwork(channels=4, layers=1).cuda() for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    trained_in_step(torch.compile(model, fullgraph=True, mode="reduce-overhead"), model, twin, "cuda", 6)
+    assert not counters["inductor"]["cudagraph_skips"]
+    torch.compiler.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("channels", [8, 512])
+def test_launches_wait_for_nothing_and_find_memory_that_is_there(channels):
+    """No step waits for the GPU, nor asks the driver for memory once it has run."""
+    torch.set_deterministic_debug_mode("default")
+    model = nn.Sequential(MVLinear(2, channels, "R3"), SGPNormBlock(channels, "R3"), MVLinear(channels, 1, "R3")).cuda()
+    x = torch.randn(300, 8, 2, device="cuda", requires_grad=True)
+
+    def step():
+        (force,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(force.square().sum(), list(model.parameters()), allow_unused=True)
+
+    for _ in range(3):
+        step()
+    before = torch.cuda.memory_stats()["segment.all.allocated"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_stats()["segment.all.allocated"] == before
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_stream_that_is_not_the_default():
