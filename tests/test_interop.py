@@ -139,7 +139,7 @@ def test_the_wedge_of_two_vectors_is_their_cross_product():
 
 def test_e3nn():
     o3 = pytest.importorskip("e3nn.o3")
-    matrix = -o3.rand_matrix().double()
+    matrix = -o3.rand_matrix(dtype=torch.float64)
     x = torch.randn(5, 8, 2, dtype=torch.float64)
     turned = torch.einsum("ab,nbc->nac", reference.outermorphism(matrix, (3, 0, 0)), x)
     irreps = o3.Irreps("2x0e+2x1o+2x1e+2x0o")
