@@ -26,6 +26,8 @@ class CliffordMessagePassing(MVLayer):
 
     Without ``difference`` the message is that of :math:`A x_i + B x_j + C e_{ij} + b`. The maps A and B work on nodes,
     before their results are gathered for edges: there are fewer nodes, and edges get no tensor of concatenated inputs.
+    Besides ``message``, tensors of all edges are written three times forward (two gathers, and their sum in place) and
+    once backward (a gather); with ``edge_attr`` five times and twice.
 
     Parameters
     ----------
