@@ -199,6 +199,20 @@ class Algebra:
         slices = [self.grade_slices[k] for k in self.checked_grades(grades)]
         return tuple(blade for s in slices for blade in range(s.start, s.stop))
 
+    def slices_of(self, grades: GradesLike = None) -> dict[int, slice]:
+        """Where each grade lies along the blade axis of a multivector that holds only some.
+
+        Examples
+        --------
+        >>> Algebra("R3").slices_of((1, 3))
+        {1: slice(0, 3, None), 3: slice(3, 4, None)}
+        """
+        slices, end = {}, 0
+        for k in self.grades if grades is None else self.checked_grades(grades):
+            slices[k] = slice(end, end + self.grade_sizes[k])
+            end += self.grade_sizes[k]
+        return slices
+
     def checked_grades(self, grades: int | tuple[int, ...], name: str = "grades") -> tuple[int, ...]:
         """One or more grades as an ascending tuple, or a complaint."""
         given = tuple(grades) if isinstance(grades, (tuple, list)) else (grades,)

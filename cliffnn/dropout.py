@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import check_multivector
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.checks import check_multivector, held_grades
+from cliffnn.grades import by_blade
 
 
-def dropout(x: Tensor, algebra: AlgebraLike, p: float = 0.5, training: bool = True, by_grade: bool = False) -> Tensor:
+def dropout(
+    x: Tensor,
+    algebra: AlgebraLike,
+    p: float = 0.5,
+    training: bool = True,
+    by_grade: bool = False,
+    grades: GradesLike = None,
+) -> Tensor:
     r"""Set multivectors to zero at random, and scale the others by 1 / (1 - p).
 
     All blades of a channel fall together: a part of a grade would turn into other blades.
@@ -25,6 +33,8 @@ def dropout(x: Tensor, algebra: AlgebraLike, p: float = 0.5, training: bool = Tr
         If not, ``x`` comes back as it is.
     by_grade : bool
         Whether each grade falls by itself, or the whole multivector.
+    grades : int, tuple of int or None
+        That ``x`` and the result hold; None: all.
 
     Returns
     -------
@@ -47,17 +57,15 @@ def dropout(x: Tensor, algebra: AlgebraLike, p: float = 0.5, training: bool = Tr
             [0., 2.]])
     """
     algebra = Algebra(algebra)
-    check_multivector("x", x, algebra)
+    grades = held_grades(algebra, grades)
+    check_multivector("x", x, algebra, grades)
     check_probability(p)
     if not training or p == 0:
         return x
-    sizes = algebra.grade_sizes if by_grade else (len(algebra),)
+    count = len(grades or algebra.grades) if by_grade else 1
     dtype = torch.promote_types(x.dtype, torch.float32)  # the scale would be rounded too
-    kept = nn.functional.dropout(x.new_ones(*x.shape[:-2], len(sizes), x.shape[-1], dtype=dtype), p)
-    if by_grade:
-        parts = zip(kept.split(1, -2), sizes, strict=True)
-        kept = torch.cat([part.expand(*part.shape[:-2], blades, -1) for part, blades in parts], -2)
-    return (x * kept).to(x.dtype)
+    kept = nn.functional.dropout(x.new_ones(*x.shape[:-2], count, x.shape[-1], dtype=dtype), p)
+    return (x * (by_blade(kept, algebra, grades) if by_grade else kept)).to(x.dtype)
 
 
 def check_probability(p: float) -> None:

@@ -20,7 +20,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def gate(x: Tensor, activation: str, algebra: AlgebraLike) -> Tensor:
+def gate(x: Tensor, activation: str, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
     r"""Multiply a multivector with an activation of its scalar part.
 
     .. math:: \operatorname{gate}(x) = x \, \varphi(\langle x \rangle_0)
@@ -36,6 +36,8 @@ def gate(x: Tensor, activation: str, algebra: AlgebraLike) -> Tensor:
         :math:`\varphi(s)`: ``"relu"`` :math:`\max(s, 0)`, ``"gelu"`` :math:`s \, \Phi(s)`, ``"silu"``
         :math:`s / (1 + e^{-s})`, ``"sigmoid"`` :math:`1 / (1 + e^{-s})` or ``"tanh"``.
     algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That ``x`` and the result hold, the scalar among them; None: all.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def gate(x: Tensor, activation: str, algebra: AlgebraLike) -> Tensor:
             [0., 0.]])
     """
     algebra = Algebra(algebra)
-    check_multivector("x", x, algebra)
+    check_multivector("x", x, algebra, gated_grades(algebra, grades))
     check_activation(activation)
     if autocasting(x.device.type):
         x = autocast({"x": x})["x"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.checks import check_multivector, check_tensor
 
 
-def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Tensor:
+def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike, out_grades: GradesLike = None) -> Tensor:
     """Make multivectors of some grades, zero elsewhere.
 
     Parameters
@@ -19,6 +19,8 @@ def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Ten
     grades : int or tuple of int
         Whose blades ``x`` holds, in ascending order.
     algebra : str, int, tuple or Algebra
+    out_grades : int, tuple of int or None
+        That the result holds, those of ``x`` among them; None: all.
 
     Returns
     -------
@@ -39,11 +41,16 @@ def embed(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Ten
     """
     algebra = Algebra(algebra)
     grades = algebra.checked_grades(grades)
-    check_tensor("x", x, sum(algebra.grade_sizes[k] for k in grades), f"grades {grades} of {algebra.name}")
-    given = dict(zip(grades, x.split([algebra.grade_sizes[k] for k in grades], -2), strict=True))
+    held = algebra.grades if out_grades is None else algebra.checked_grades(out_grades, "out_grades")
+    if not set(grades) <= set(held):
+        raise ValueError(f"out_grades: got {out_grades!r}, wanted {grades} among them, which x holds")
+    slices = algebra.slices_of(grades)
+    check_tensor("x", x, len(algebra.blades_of(grades)), f"grades {grades} of {algebra.name}")
+    if held == grades:
+        return x
     parts = [
-        given[k] if k in given else x.new_zeros(*x.shape[:-2], algebra.grade_sizes[k], x.shape[-1])
-        for k in algebra.grades
+        x[..., slices[k], :] if k in slices else x.new_zeros(*x.shape[:-2], algebra.grade_sizes[k], x.shape[-1])
+        for k in held
     ]
     return torch.cat(parts, -2)
 
@@ -110,3 +117,10 @@ def grade(x: Tensor, grades: int | tuple[int, ...], algebra: AlgebraLike) -> Ten
     tensor([1., 0., 0., 1.])
     """
     return embed(extract(x, grades, algebra), grades, algebra)
+
+
+def by_blade(x: Tensor, algebra: Algebra, grades: GradesLike = None) -> Tensor:
+    """``(..., grades, channels)`` to ``(..., blades, channels)``: each blade gets what its grade has."""
+    slices = algebra.slices_of(grades).values()
+    parts = [part.expand(*x.shape[:-2], s.stop - s.start, -1) for part, s in zip(x.split(1, -2), slices, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -2)

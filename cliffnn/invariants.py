@@ -7,11 +7,11 @@ import itertools
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import check_multivector
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.checks import check_multivector, held_grades
 
 
-def invariants(x: Tensor, algebra: AlgebraLike, inner_products: bool = False) -> Tensor:
+def invariants(x: Tensor, algebra: AlgebraLike, inner_products: bool = False, grades: GradesLike = None) -> Tensor:
     r"""The invariants of a multivector: its scalars, and the quadratic form of every other grade.
 
     .. math:: \langle x_c \rangle_0, \qquad q_k(x_c) = \sum_{b \in k} m_b x_{bc}^2, \qquad
@@ -28,12 +28,14 @@ def invariants(x: Tensor, algebra: AlgebraLike, inner_products: bool = False) ->
     algebra : str, int, tuple or Algebra
     inner_products : bool
         Whether the form is taken between all pairs of channels, or of each channel alone.
+    grades : int, tuple of int or None
+        That ``x`` holds; None: all. Those without an invariant, whose blades are all null, give no features.
 
     Returns
     -------
     Tensor
-        ``(..., features)``: first the scalars of all channels, then grade by grade the forms; with inner products
-        the pairs are ordered lexicographically.
+        ``(..., features)``: first the scalars of all channels, if ``x`` has any, then grade by grade the forms; with
+        inner products the pairs are ordered lexicographically.
 
     Raises
     ------
@@ -50,35 +52,46 @@ def invariants(x: Tensor, algebra: AlgebraLike, inner_products: bool = False) ->
     tensor([ 0.,  0., 25.,  3.,  1.,  0.,  0.,  0.])
     """
     algebra = Algebra(algebra)
-    check_multivector("x", x, algebra)
+    held = held_grades(algebra, grades)
+    check_multivector("x", x, algebra, held)
     values = x.to(torch.promote_types(x.dtype, torch.float32))
-    grades = [k for k in algebra.normed_grades if k]
-    features = [values[..., 0, :]]
+    slices = _slices(algebra, held)
+    features = [values[..., 0, :]] if 0 in slices else []
+    forms = {k: s for k, s in slices.items() if k}
     if inner_products:
         first, second = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
         pairs = first * x.shape[-1] + second
-        for k in grades:
-            products = _lowered(values, k, algebra).mT @ values[..., algebra.grade_slices[k], :]
+        for k, blades in forms.items():
+            part = values[..., blades, :]
+            products = _lowered(part, k, algebra).mT @ part
             features.append(products.flatten(-2).index_select(-1, pairs))
     else:
-        features += [quadratic_form(values, k, algebra) for k in grades]
+        features += [quadratic_form(values[..., blades, :], k, algebra) for k, blades in forms.items()]
     return torch.cat(features, -1).to(x.dtype)
 
 
-def feature_count(algebra: Algebra, channels: int, inner_products: bool) -> int:
+def feature_count(algebra: Algebra, channels: int, inner_products: bool, grades: GradesLike = None) -> int:
     """How many invariants there are."""
+    slices = _slices(algebra, grades)
     forms = channels * (channels + 1) // 2 if inner_products else channels
-    return channels + forms * len([k for k in algebra.normed_grades if k])
+    return sum(forms if k else channels for k in slices)
 
 
 def quadratic_form(x: Tensor, grade: int, algebra: Algebra) -> Tensor:
-    """q_k of each channel, ``(..., channels)``; zero if all blades of the grade are null."""
-    return (_lowered(x, grade, algebra) * x[..., algebra.grade_slices[grade], :]).sum(-2)
+    """q_k of a grade's blades, ``(..., blades, channels)`` to ``(..., channels)``; zero if all of them are null."""
+    return (_lowered(x, grade, algebra) * x).sum(-2)
 
 
-def _lowered(x: Tensor, grade: int, algebra: Algebra) -> Tensor:
+def _slices(algebra: Algebra, grades: GradesLike) -> dict[int, slice]:
+    """Where the grades lie that have an invariant."""
+    slices = {k: s for k, s in algebra.slices_of(grades).items() if k in algebra.normed_grades}
+    if not slices:
+        raise ValueError(f"grades: got {grades!r}, wanted some with blades that are not null in {algebra.name}")
+    return slices
+
+
+def _lowered(part: Tensor, grade: int, algebra: Algebra) -> Tensor:
     """The blades of a grade times their metric: by runs of one sign, so that no table has to come to the device."""
-    part = x[..., algebra.grade_slices[grade], :]
     metric = algebra.quadratic_form[algebra.grade_slices[grade]]
     runs = [(sign, len(list(run))) for sign, run in itertools.groupby(metric)]
     parts = part.split([length for _, length in runs], -2)

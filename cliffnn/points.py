@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.checks import check_tensor
 from cliffnn.grades import embed, extract
 
 
-def embed_points(x: Tensor, algebra: AlgebraLike) -> Tensor:
+def embed_points(x: Tensor, algebra: AlgebraLike, out_grades: GradesLike = None) -> Tensor:
     r"""Make multivectors of points: vectors, or in a plane-based algebra the meet of planes.
 
     Without a null basis vector a point is the vector of its coordinates, and the origin stays where it is. With one,
@@ -27,6 +27,8 @@ def embed_points(x: Tensor, algebra: AlgebraLike) -> Tensor:
         Coordinates along the basis vectors that are not null, ``(..., p + q, channels)``.
     algebra : str, int, tuple or Algebra
         With at most one null basis vector.
+    out_grades : int, tuple of int or None
+        That the result holds, that of points among them; None: all.
 
     Returns
     -------
@@ -52,11 +54,11 @@ def embed_points(x: Tensor, algebra: AlgebraLike) -> Tensor:
     grade, signs = _points(algebra)
     check_tensor("x", x, algebra.p + algebra.q, f"points in {algebra.name}", "coordinates")
     if not algebra.r:
-        return embed(x, grade, algebra)
+        return embed(x, grade, algebra, out_grades)
     # blades without their i-th vector come in descending order of i
     coordinates = [sign * part for sign, part in zip(signs, x.split(1, -2), strict=True)]
     weight = x.new_ones(*x.shape[:-2], 1, x.shape[-1])
-    return embed(torch.cat([*reversed(coordinates), weight], -2), grade, algebra)
+    return embed(torch.cat([*reversed(coordinates), weight], -2), grade, algebra, out_grades)
 
 
 def extract_points(x: Tensor, algebra: AlgebraLike, eps: float = 0.0) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import check_multivector
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.checks import check_multivector, held_grades
+from cliffnn.grades import by_blade
 from cliffnn.invariants import quadratic_form
 from cliffnn.segments import Segments
 
@@ -23,6 +24,7 @@ def pool(
     size: int | None = None,
     dim: int = -3,
     by_grade: bool = False,
+    grades: GradesLike = None,
 ) -> Tensor:
     r"""Reduce nodes to one multivector: their sum, their mean, or the one of the largest norm.
 
@@ -47,6 +49,8 @@ def pool(
         The dimension of the nodes where there is no ``batch``.
     by_grade : bool
         Whether the maximum is chosen for each grade, or for the whole multivector.
+    grades : int, tuple of int or None
+        That ``x`` and the result hold; None: all.
 
     Returns
     -------
@@ -72,7 +76,8 @@ def pool(
             [0., 5., 0., 0.]])
     """
     algebra = Algebra(algebra)
-    check_multivector("x", x, algebra)
+    grades = held_grades(algebra, grades)
+    check_multivector("x", x, algebra, grades)
     check_reduction(reduce)
     groups = _Dimension(x, dim, size) if batch is None else _graphs(x, batch, size)
     values = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -80,7 +85,7 @@ def pool(
         return groups.sum(values).to(x.dtype)
     if reduce == "mean":
         return (groups.sum(values) / groups.sizes).to(x.dtype)
-    chosen = _largest(values.detach(), algebra, groups, by_grade)
+    chosen = _largest(values.detach(), algebra, groups, by_grade, grades)
     # a group has at least one of the largest norm, unless it is empty
     return (groups.sum(chosen * values) / groups.sum(chosen).clamp(min=1)).to(x.dtype)
 
@@ -166,11 +171,10 @@ def _graphs(x: Tensor, batch: Tensor, size: int | None) -> _Graphs:
     return _Graphs(batch, size)
 
 
-def _largest(x: Tensor, algebra: Algebra, groups: _Groups, by_grade: bool) -> Tensor:
+def _largest(x: Tensor, algebra: Algebra, groups: _Groups, by_grade: bool, grades: GradesLike) -> Tensor:
     """One where a multivector, or its grade, has the largest norm of its group, zero elsewhere; broadcasts with x."""
-    norms = torch.stack([quadratic_form(x, k, algebra).abs() for k in algebra.grades], -2)
+    slices = algebra.slices_of(grades)
+    norms = torch.stack([quadratic_form(x[..., s, :], k, algebra).abs() for k, s in slices.items()], -2)
     if not by_grade:
         return groups.is_largest(norms.sum(-2, keepdim=True)).to(x.dtype)
-    grades = groups.is_largest(norms).to(x.dtype).split(1, -2)
-    sizes = algebra.grade_sizes
-    return torch.cat([grade.expand_as(x[..., :n, :]) for grade, n in zip(grades, sizes, strict=True)], -2)
+    return by_blade(groups.is_largest(norms).to(x.dtype), algebra, grades)

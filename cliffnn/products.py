@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike, Path
 from cliffnn.apply import apply
 from cliffnn.checks import (
     autocast,
@@ -12,11 +13,14 @@ from cliffnn.checks import (
     broadcast,
     check_alike,
     check_multivector,
+    checked_paths,
     flattened,
     gated_grades,
+    held_grades,
 )
 from cliffnn.expressions import PATHS
 from cliffnn.fully_connected import fully_connected
+from cliffnn.grades import embed, extract
 from cliffnn.normalization import rms_norm
 
 
@@ -115,7 +119,15 @@ def weighted_geometric_product(
     return apply("weighted_geometric_product", algebra, {"x": x, "y": y}, {"weight": (PATHS, weight)}, grades=grades)
 
 
-def fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, algebra: AlgebraLike) -> Tensor:
+def fully_connected_geometric_product(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    algebra: AlgebraLike,
+    x_grades: GradesLike = None,
+    y_grades: GradesLike = None,
+    out_grades: GradesLike = None,
+) -> Tensor:
     r"""The geometric product, channel by channel, with a matrix over the channels for each path.
 
     .. math:: o_c = \sum_{c'} \sum_{(i, j, k)} W_{ijk,c c'}
@@ -128,8 +140,12 @@ def fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, alge
     x, y : Tensor
         ``(..., blades, in_channels)``; leading dimensions broadcast.
     weight : Tensor
-        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`.
+        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`; of `Algebra.paths_between` the grades,
+        where they are given.
     algebra : str, int, tuple or Algebra
+    x_grades, y_grades, out_grades : int, tuple of int or None
+        That the factors and the result hold; None: all. There are weights for the paths between them
+        alone, but the product is computed in full.
 
     Returns
     -------
@@ -156,7 +172,13 @@ def fully_connected_geometric_product(x: Tensor, y: Tensor, weight: Tensor, alge
     >>> torch.allclose(product, F.geometric_product(x, y, algebra), atol=1e-5)
     True
     """
-    return _fully_connected_product(x, y, weight, Algebra(algebra), gate=False)
+    algebra = Algebra(algebra)
+    grades = (
+        held_grades(algebra, x_grades, "x_grades"),
+        held_grades(algebra, y_grades, "y_grades"),
+        held_grades(algebra, out_grades, "out_grades"),
+    )
+    return _fully_connected_product(x, y, weight, algebra, grades, gate=False)
 
 
 def gelu_sgp_norm(
@@ -227,6 +249,9 @@ def gelu_fcgp_norm(
     algebra: AlgebraLike,
     normalize: bool = True,
     eps: float = 1e-6,
+    x_grades: GradesLike = None,
+    y_grades: GradesLike = None,
+    out_grades: GradesLike = None,
 ) -> Tensor:
     r"""GELU of both factors, fully connected geometric product, RMS norm; the gates are fused into the product.
 
@@ -245,6 +270,9 @@ def gelu_fcgp_norm(
         Whether the norm is taken.
     eps : float
         Added inside the root of the norm.
+    x_grades, y_grades, out_grades : int, tuple of int or None
+        That the factors and the result hold, the factors the scalar among them; None: all.
+        Weights are only those between them, but the product is computed in full.
 
     Returns
     -------
@@ -267,14 +295,22 @@ def gelu_fcgp_norm(
     torch.Size([10, 16, 8])
     """
     algebra = Algebra(algebra)
-    out = _fully_connected_product(x, y, weight, algebra, gate=True)
-    return rms_norm(out, algebra, eps) if normalize else out
+    grades = (
+        gated_grades(algebra, x_grades, "x_grades"),
+        gated_grades(algebra, y_grades, "y_grades"),
+        held_grades(algebra, out_grades, "out_grades"),
+    )
+    out = _fully_connected_product(x, y, weight, algebra, grades, gate=True)
+    return rms_norm(out, algebra, eps, out_grades) if normalize else out
 
 
-def _fully_connected_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool) -> Tensor:
+def _fully_connected_product(
+    x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, grades: tuple[GradesLike, ...], gate: bool
+) -> Tensor:
     """Check the arguments, flatten the leading dimensions, run the operator."""
-    for name, row in {"x": x, "y": y}.items():
-        check_multivector(name, row, algebra)
+    x_grades, y_grades, out_grades = grades
+    check_multivector("x", x, algebra, x_grades)
+    check_multivector("y", y, algebra, y_grades)
     tensors = {"x": x, "y": y, "weight": weight}
     if autocasting(x.device.type):
         tensors = autocast(tensors)
@@ -283,10 +319,27 @@ def _fully_connected_product(x: Tensor, y: Tensor, weight: Tensor, algebra: Alge
     if y.shape[-1] != x.shape[-1]:
         raise ValueError(f"y: got {y.shape[-1]} channels, wanted {x.shape[-1]}, as x has")
     lead, channels = broadcast({"x": x, "y": y})
-    if weight.ndim != 3 or weight.shape[::2] != (len(algebra.paths), x.shape[-1]) or weight.shape[1] == 0:
+    paths = checked_paths(algebra, *grades)
+    if weight.ndim != 3 or weight.shape[::2] != (len(paths), x.shape[-1]) or weight.shape[1] == 0:
         raise ValueError(
-            f"weight: got shape {tuple(weight.shape)}, wanted ({len(algebra.paths)} paths of {algebra.name}, "
+            f"weight: got shape {tuple(weight.shape)}, wanted ({len(paths)} paths of {algebra.name}, "
             f"out_channels, {x.shape[-1]} in_channels)"
         )
+    # the kernels know full multivectors alone
+    if x_grades is not None:
+        x = embed(x, x_grades, algebra)
+    if y_grades is not None:
+        y = embed(y, y_grades, algebra)
+    if len(paths) < len(algebra.paths):
+        weight = _of_all_paths(weight, paths, algebra)
     out = fully_connected(flattened(x, lead, channels), flattened(y, lead, channels), weight, algebra, gate)
-    return out if len(lead) == 1 else out.reshape(*lead, len(algebra), weight.shape[1])
+    if out_grades is not None:
+        out = extract(out, out_grades, algebra)
+    return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])
+
+
+def _of_all_paths(weight: Tensor, paths: tuple[Path, ...], algebra: Algebra) -> Tensor:
+    """Weights of some paths among those of all, the others zero; without a table that had to come to the device."""
+    given = iter(weight.split(1))
+    zero = weight.new_zeros(1, *weight.shape[1:])
+    return torch.cat([next(given) if path in paths else zero for path in algebra.paths])

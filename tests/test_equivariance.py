@@ -55,6 +55,11 @@ class OfGrades(torch.nn.Module):
         return F.embed(self.layer(*held), self.out, algebra)
 
 
+def of_grades(layer, grades, *channels):
+    """How to build a layer that takes and gives the same grades."""
+    return lambda algebra: OfGrades(layer(*channels, algebra, grades=grades), grades, grades)
+
+
 # For each exported layer the ways to build it, and the number of multivectors it takes.
 LAYERS = {
     "MVLinear": (
@@ -65,12 +70,22 @@ LAYERS = {
         lambda algebra: OfGrades(layers.MVLinear(None, 5, algebra, bias=False, grades=1), 1, 1),
     ),
     "MVGELU": (1, layers.MVGELU, lambda algebra: OfGrades(layers.MVGELU(algebra, (0, 1)), (0, 1), (0, 1))),
-    "MVGate": (1, *[partial(layers.MVGate, activation) for activation in GATES]),
-    "MVDropout": (1, partial(SeededDropout, 0.3), lambda algebra: SeededDropout(0.3, algebra, by_grade=True)),
+    "MVGate": (
+        1,
+        *[partial(layers.MVGate, activation) for activation in GATES],
+        lambda algebra: OfGrades(layers.MVGate("tanh", algebra, (0, 1)), (0, 1), (0, 1)),
+    ),
+    "MVDropout": (
+        1,
+        partial(SeededDropout, 0.3),
+        lambda algebra: SeededDropout(0.3, algebra, by_grade=True),
+        lambda algebra: OfGrades(SeededDropout(0.3, algebra, True, grades=(1, 2)), (1, 2), (1, 2)),
+    ),
     "MVPool": (
         1,
         *[partial(layers.MVPool, reduce) for reduce in REDUCTIONS],
         lambda algebra: layers.MVPool("max", algebra, by_grade=True),
+        lambda algebra: OfGrades(layers.MVPool("max", algebra, grades=(1, 2)), (1, 2), (1, 2)),
     ),
     "Invariants": (
         1,
@@ -86,15 +101,37 @@ LAYERS = {
             layers.MVRMSNorm(CHANNELS, algebra, elementwise_affine=True, grades=(1, 2)), (1, 2), (1, 2)
         ),
     ),
-    "FCGP": (2, lambda algebra: layers.FCGP(CHANNELS, 5, algebra), lambda algebra: layers.FCGP(algebra=algebra)),
+    "FCGP": (
+        2,
+        lambda algebra: layers.FCGP(CHANNELS, 5, algebra),
+        lambda algebra: layers.FCGP(algebra=algebra),
+        lambda algebra: OfGrades(
+            layers.FCGP(CHANNELS, 5, algebra, x_grades=1, y_grades=(0, 1), out_grades=(0, 2)), (0, 2), 1, (0, 1)
+        ),
+    ),
     "FCGPNormBlock": (
         1,
         lambda algebra: layers.FCGPNormBlock(None, 5, algebra),
         lambda algebra: layers.FCGPNormBlock(CHANNELS, 2, algebra, normalize=False, bias=False),
+        lambda algebra: OfGrades(
+            layers.FCGPNormBlock(CHANNELS, 2, algebra, grades=(0, 1), out_grades=(1, 2)), (1, 2), (0, 1)
+        ),
     ),
-    "MVSiLU": (1, lambda algebra: layers.MVSiLU(CHANNELS, algebra)),
-    "MVLayerNorm": (1, lambda algebra: layers.MVLayerNorm(algebra=algebra)),
-    "NormalizationLayer": (1, lambda algebra: layers.NormalizationLayer(CHANNELS, algebra, init=0.5)),
+    "MVSiLU": (
+        1,
+        lambda algebra: layers.MVSiLU(CHANNELS, algebra),
+        of_grades(layers.MVSiLU, (1, 2), CHANNELS),
+    ),
+    "MVLayerNorm": (
+        1,
+        lambda algebra: layers.MVLayerNorm(algebra=algebra),
+        of_grades(layers.MVLayerNorm, (1, 2), CHANNELS),
+    ),
+    "NormalizationLayer": (
+        1,
+        lambda algebra: layers.NormalizationLayer(CHANNELS, algebra, init=0.5),
+        of_grades(layers.NormalizationLayer, (1, 2), CHANNELS),
+    ),
     "SGP": (
         2,
         lambda algebra: layers.SGP(CHANNELS, algebra=algebra),
@@ -106,8 +143,13 @@ LAYERS = {
         1,
         lambda algebra: layers.SteerableGP(algebra=algebra),
         lambda algebra: layers.SteerableGP(CHANNELS, algebra, first_order=False, normalization=None),
+        lambda algebra: OfGrades(layers.SteerableGP(CHANNELS, algebra, grades=(0, 2)), (0, 2), (0, 2)),
     ),
-    "FullyConnectedSteerableGP": (1, lambda algebra: layers.FullyConnectedSteerableGP(None, 2, algebra)),
+    "FullyConnectedSteerableGP": (
+        1,
+        lambda algebra: layers.FullyConnectedSteerableGP(None, 2, algebra),
+        of_grades(layers.FullyConnectedSteerableGP, (0, 2), CHANNELS, 2),
+    ),
     "CliffordMessagePassing": (1, lambda algebra: OnAGraph(algebra)),
     "SGPNormBlock": (
         1,

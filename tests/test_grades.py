@@ -6,7 +6,27 @@ from torch import nn
 
 from cliffnn import Algebra, generated
 from cliffnn import functional as F
-from cliffnn.layers import MVGELU, SGP, MVLinear, MVRMSNorm, SGPNormBlock
+from cliffnn.layers import (
+    FCGP,
+    MVGELU,
+    SGP,
+    CliffordMessagePassing,
+    FCGPNormBlock,
+    FullyConnectedSteerableGP,
+    Invariants,
+    MVDropout,
+    MVEmbed,
+    MVGate,
+    MVLayerNorm,
+    MVLinear,
+    MVPool,
+    MVRMSNorm,
+    MVSiLU,
+    NormalizationLayer,
+    SGPNormBlock,
+    SteerableGP,
+)
+from cliffnn.models import CEMLP
 from cliffnn.operation import operation, text
 from cliffnn.testing import randomize_parameters
 
@@ -54,7 +74,7 @@ def full_path_weight(weight, algebra, *grades):
     """The same for all paths: zero off those that are held."""
     paths = Algebra(algebra).paths
     chosen = [paths.index(path) for path in Algebra(algebra).paths_between(*grades)]
-    return weight.new_zeros(len(paths), CHANNELS).index_put((torch.tensor(chosen),), weight)
+    return weight.new_zeros(len(paths), *weight.shape[1:]).index_put((torch.tensor(chosen),), weight)
 
 
 def full_matrices(weight, algebra, grades):
@@ -201,6 +221,11 @@ def test_kernels_interpreted(name, rows):
             tensors |= {key: value.float() for key, value in zip(op.outputs, wanted, strict=True)}
 
 
+# Grades that have products among themselves.
+STEERABLE = [("R3", (0, 2)), ("R1,3", (0, 2, 4)), ("R3", (1, 2)), ("R2,0,1", (0, 3))]
+PRODUCTS = (SGP, SGPNormBlock, FCGP, FCGPNormBlock, SteerableGP, FullyConnectedSteerableGP)
+
+
 # Of each layer: with grades, in full, and what goes in and comes out.
 def layer_pairs():
     kind = {"dtype": torch.float64}
@@ -213,8 +238,14 @@ def layer_pairs():
             yield algebra, [grades], grades, *make
         make = [MVRMSNorm(CHANNELS, algebra, elementwise_affine=True, grades=k, **kind) for k in (grades, None)]
         yield algebra, [grades], grades, *make
+        for layer in (MVSiLU, MVLayerNorm, NormalizationLayer):
+            yield algebra, [grades], grades, *(layer(CHANNELS, algebra, grades=k, **kind) for k in (grades, None))
+        for options in ({"reduce": "mean"}, {"reduce": "max"}, {"reduce": "max", "by_grade": True}):
+            yield algebra, [grades], grades, *(MVPool(algebra=algebra, grades=k, **options) for k in (grades, None))
+        yield algebra, [grades], grades, *(MVDropout(0.3, algebra, grades=k).eval() for k in (grades, None))
         if scalar:
             yield algebra, [grades], grades, MVGELU(algebra, grades), MVGELU(algebra)
+            yield algebra, [grades], grades, MVGate("tanh", algebra, grades), MVGate("tanh", algebra)
     for algebra, x, y, out in CASES.values():
         yield (
             algebra,
@@ -223,6 +254,8 @@ def layer_pairs():
             SGP(CHANNELS, algebra, x_grades=x, y_grades=y, out_grades=out, **kind),
             SGP(CHANNELS, algebra, **kind),
         )
+        grades = {"x_grades": x, "y_grades": y, "out_grades": out}
+        yield algebra, [x, y], out, FCGP(CHANNELS, 4, algebra, **grades, **kind), FCGP(CHANNELS, 4, algebra, **kind)
     for algebra, x, _, out in GATED.values():
         if Algebra(algebra).paths_between(x, x, out):
             yield (
@@ -231,6 +264,28 @@ def layer_pairs():
                 out,
                 SGPNormBlock(CHANNELS, algebra, grades=x, out_grades=out, **kind),
                 SGPNormBlock(CHANNELS, algebra, **kind),
+            )
+            yield (
+                algebra,
+                [x],
+                out,
+                FCGPNormBlock(CHANNELS, 4, algebra, grades=x, out_grades=out, **kind),
+                FCGPNormBlock(CHANNELS, 4, algebra, **kind),
+            )
+    for algebra, grades in STEERABLE:
+        for options in ({}, {"first_order": False, "normalization": None}):
+            options |= kind
+            yield (
+                algebra,
+                [grades],
+                grades,
+                *(SteerableGP(CHANNELS, algebra, grades=k, **options) for k in (grades, None)),
+            )
+            yield (
+                algebra,
+                [grades],
+                grades,
+                *(FullyConnectedSteerableGP(CHANNELS, 4, algebra, grades=k, **options) for k in (grades, None)),
             )
 
 
@@ -245,9 +300,11 @@ def test_layers(pair):
     def in_full(*tensors):
         xs, parameters = tensors[: len(ins)], dict(zip(names, tensors[len(ins) :], strict=True))
         for name, like in full.named_parameters():
+            if name not in parameters:  # a bias, which is the scalar's
+                parameters[name] = torch.zeros_like(like)
             if parameters[name].shape == like.shape:
                 continue
-            products = name == "weight" and isinstance(full, (SGP, SGPNormBlock))
+            products = name == "weight" and isinstance(full, PRODUCTS)
             spread = full_path_weight if products else full_matrices
             grades = (ins[0], ins[-1], out) if products else (ins[0],)
             parameters[name] = spread(parameters[name], algebra, *grades)
@@ -383,3 +440,75 @@ def test_compiled_in_one_graph():
     torch.testing.assert_close(out, model(x))
     gradients = [torch.autograd.grad(result.square().sum(), model.parameters()) for result in (out, model(x))]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("inner_products", [False, True])
+@grades_of_one
+def test_invariants(algebra, grades, inner_products):
+    """Features of the grades held, those that the full multivector has more of being zero."""
+    x = multivector(algebra, grades, 4)
+    got = F.invariants(x, algebra, inner_products, grades)
+    full = F.invariants(embedded(x, algebra, grades), algebra, inner_products)
+    assert torch.equal(got, full[:, (full != 0).any(0)])
+    layer = Invariants(CHANNELS, algebra, inner_products, grades=grades)
+    assert torch.equal(layer(x), got)
+    assert layer.out_features == got.shape[-1]
+
+
+def test_no_invariants():
+    for make in (lambda: Invariants(3, "R2,0,1", grades=3), lambda: F.invariants(torch.ones(1, 3), "R2,0,1", grades=3)):
+        with pytest.raises(ValueError, match=r"grades: got .*3.*, wanted some with blades that are not null in R2,0,1"):
+            make()
+
+
+@pytest.mark.parametrize("by_grade", [False, True])
+def test_dropout_of_whole_grades(by_grade):
+    layer, x = MVDropout(0.5, "R3", by_grade, grades=(1, 3)), torch.ones(50, 4, CHANNELS)
+    out = layer(x)
+    vectors, pseudoscalars = out[:, :3], out[:, 3:]
+    assert (vectors == vectors[:, :1]).all()
+    assert set(out.unique().tolist()) == {0, 2}
+    assert (vectors[:, :1] == pseudoscalars).all() != by_grade
+
+
+def test_embedding():
+    scalars, vectors = torch.randn(5, 2), torch.randn(5, 3, 1)
+    full = MVEmbed("R3")(scalars=scalars, vectors=vectors)
+    assert torch.equal(MVEmbed("R3", (0, 1))(scalars=scalars, vectors=vectors), F.extract(full, (0, 1), "R3"))
+    points = F.embed_points(vectors, "R3,0,1", (2, 3))
+    assert torch.equal(points, F.extract(F.embed_points(vectors, "R3,0,1"), (2, 3), "R3,0,1"))
+    with pytest.raises(ValueError, match=r"out_grades: got \(0, 2\), wanted \(1,\) among them"):
+        MVEmbed("R3", (0, 2))(vectors=vectors)
+
+
+@pytest.mark.parametrize("grades", [(0, 2), (1, 2)])
+def test_networks_of_some_grades(grades):
+    """A perceptron is its layers, message passing what it is in full, between `embed` and `extract`."""
+    perceptron = CEMLP(2, 4, CHANNELS, "R3", dtype=torch.float64, grades=grades)
+    assert perceptron(multivector("R3", grades, 5, channels=2)).shape == (5, len(Algebra("R3").blades_of(grades)), 3)
+
+    sparse, full = (
+        CliffordMessagePassing(CHANNELS, 4, "R3", edge_channels=1, difference=False, dtype=torch.float64, grades=k)
+        for k in (grades, None)
+    )
+    randomize_parameters(sparse)
+    for linear in ("receiver", "sender", "edge"):
+        weight = full_matrices(getattr(sparse, linear).weight.detach(), "R3", grades)
+        getattr(full, linear).weight.data = weight
+    if sparse.bias is not None:
+        full.bias.data = sparse.bias.detach()
+    assert (sparse.bias is None) == (0 not in grades)
+    edges = torch.tensor([[0, 1, 2, 2], [1, 0, 1, 0]])
+    assert_same(
+        lambda x, e: sparse(x, edges, e),
+        lambda x, e: extracted(full(embedded(x, "R3", grades), edges, embedded(e, "R3", grades)), "R3", grades),
+        [multivector("R3", grades, 4), multivector("R3", grades, 4, channels=1)],
+    )
+
+
+def test_derivatives_of_the_fully_connected_product():
+    grades = (1, (0, 2), (1, 3))
+    weight = torch.randn(len(Algebra("R3").paths_between(*grades)), 2, CHANNELS, dtype=torch.float64)
+    inputs = [x.requires_grad_() for x in (multivector("R3", 1, 2), multivector("R3", (0, 2), 2), weight)]
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda *tensors: F.fully_connected_geometric_product(*tensors, "R3", *grades), inputs)

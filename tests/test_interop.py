@@ -137,9 +137,18 @@ def test_the_wedge_of_two_vectors_is_their_cross_product():
     torch.testing.assert_close(irreps[4:7], torch.linalg.cross(a, b))
 
 
-def test_e3nn():
+@pytest.fixture
+def double():
+    """e3nn makes its tables in the default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_e3nn(double):
     o3 = pytest.importorskip("e3nn.o3")
-    matrix = -o3.rand_matrix().double()
+    matrix = -o3.rand_matrix()
     x = torch.randn(5, 8, 2, dtype=torch.float64)
     turned = torch.einsum("ab,nbc->nac", reference.outermorphism(matrix, (3, 0, 0)), x)
     irreps = o3.Irreps("2x0e+2x1o+2x1e+2x0o")

@@ -5,6 +5,7 @@ import reference
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cliffnn import functional as F
 from cliffnn.edges import Edges
@@ -151,6 +152,34 @@ def test_compiled_without_breaks():
         torch.autograd.grad(f(x, EDGES, edge_attr).square().sum(), [x, *layer.parameters()]) for f in (compiled, layer)
     )
     torch.testing.assert_close(got, wanted)
+
+
+class EdgeWrites(TorchDispatchMode):
+    """What writes a tensor of all edges."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.calls = shape, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if not function.is_view and isinstance(out, torch.Tensor) and out.shape == self.shape:
+            self.calls.append(function.__name__)
+        return out
+
+
+@pytest.mark.parametrize("difference", [True, False])
+def test_edges_are_written_no_more_than_needed(difference):
+    """Two gathers and their sum forward, one gather backward: what nodes can do is done there."""
+    layer = CliffordMessagePassing(3, 4, "R2", difference=difference).double()
+    x, edges = inputs_of(0)[0].requires_grad_(), Edges(EDGES, NODES)
+    shape = (EDGES.shape[1], 4, 4)
+    with EdgeWrites(shape) as forward:
+        out = layer(x, edges)
+    with EdgeWrites(shape) as backward:
+        out.backward(torch.randn_like(out))
+    assert forward.calls == ["index_select.default", "index_select.default", "add_.Tensor"]
+    assert backward.calls == ["index_select.default"]
 
 
 def test_lazy_channels():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
 from cliffnn.dropout import check_probability
-from cliffnn.layers.base import MVLayer
+from cliffnn.layers.base import MVLayer, grades_repr
 
 
 class MVDropout(MVLayer):
@@ -20,6 +21,8 @@ class MVDropout(MVLayer):
     algebra : str, int, tuple or Algebra
     by_grade : bool
         Whether each grade falls by itself, or the whole multivector.
+    grades : int, tuple of int or None
+        That the input and the result hold; None: all.
 
     Raises
     ------
@@ -35,15 +38,24 @@ class MVDropout(MVLayer):
     True
     """
 
-    def __init__(self, p: float = 0.5, algebra: AlgebraLike | None = None, by_grade: bool = False):
+    def __init__(
+        self,
+        p: float = 0.5,
+        algebra: AlgebraLike | None = None,
+        by_grade: bool = False,
+        *,
+        grades: GradesLike = None,
+    ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         check_probability(p)
         self.p = p
         self.by_grade = by_grade
         self.finish_init()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.algebra, self.p, self.training, self.by_grade)
+        return F.dropout(x, self.algebra, self.p, self.training, self.by_grade, self.grades)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, algebra={self.algebra.name!r}, by_grade={self.by_grade}"
+        grades = grades_repr(grades=self.grades)
+        return f"p={self.p}, algebra={self.algebra.name!r}, by_grade={self.by_grade}{grades}"

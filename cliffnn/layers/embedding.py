@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.checks import check_alike, check_features, check_tensor
-from cliffnn.layers.base import MVLayer
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import check_alike, check_features, check_tensor, held_grades
+from cliffnn.layers.base import MVLayer, grades_repr
 
 
 class MVEmbed(MVLayer):
@@ -19,6 +19,8 @@ class MVEmbed(MVLayer):
     Parameters
     ----------
     algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That the result holds, those of all that is given among them; None: all.
 
     Raises
     ------
@@ -35,8 +37,9 @@ class MVEmbed(MVLayer):
     torch.Size([10, 5, 8, 3])
     """
 
-    def __init__(self, algebra: AlgebraLike | None = None):
+    def __init__(self, algebra: AlgebraLike | None = None, grades: GradesLike = None):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         self.finish_init()
 
     def forward(
@@ -73,11 +76,13 @@ class MVEmbed(MVLayer):
         for name, x in given.items():
             if name in ("scalars", "pseudoscalars"):
                 check_features(name, x)
-                embedded[name] = F.embed(x.unsqueeze(-2), 0 if name == "scalars" else algebra.dim, algebra)
+                embedded[name] = F.embed(x.unsqueeze(-2), 0 if name == "scalars" else algebra.dim, algebra, self.grades)
             else:
                 count = algebra.dim if name == "vectors" else algebra.p + algebra.q
                 check_tensor(name, x, count, f"{name} in {algebra.name}", "coordinates")
-                embedded[name] = F.embed(x, 1, algebra) if name == "vectors" else F.embed_points(x, algebra)
+                embedded[name] = (
+                    F.embed_points(x, algebra, self.grades) if name == "points" else F.embed(x, 1, algebra, self.grades)
+                )
         shapes = {name: x.shape[:-2] for name, x in embedded.items()}
         first = next(iter(shapes.values()))
         # no set of them: sizes that torch.export knows by name alone have no hash
@@ -87,4 +92,4 @@ class MVEmbed(MVLayer):
         return torch.cat(list(embedded.values()), -1)
 
     def extra_repr(self) -> str:
-        return f"algebra={self.algebra.name!r}"
+        return f"algebra={self.algebra.name!r}{grades_repr(grades=self.grades)}"

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import checked_paths, gated_grades, held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps, grades_repr
 from cliffnn.layers.linear import MVLinear
 from cliffnn.layers.product import initialize_product_weight
 
@@ -30,17 +31,22 @@ class FCGP(MVLayer):
     algebra : str, int, tuple or Algebra
     device, dtype
         Of the weight.
+    x_grades, y_grades, out_grades : int, tuple of int or None
+        That the factors and the result hold; None: all.
 
     Attributes
     ----------
     weight : Parameter
-        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`; initially normal, with the variance
+        ``(paths, out_channels, in_channels)``, in the order of `paths`; initially normal, with the variance
         that keeps the size of blades whose factors are independent and of unit variance.
+    paths : tuple of tuple of int
+        `Algebra.paths_between` the grades.
 
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, inputs of other shapes.
+        For channels that are no positive int, an unknown algebra or grade, grades that no product has,
+        inputs of other shapes.
 
     References
     ----------
@@ -62,12 +68,23 @@ class FCGP(MVLayer):
         algebra: AlgebraLike | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        x_grades: GradesLike = None,
+        y_grades: GradesLike = None,
+        out_grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.x_grades = held_grades(self.algebra, x_grades, "x_grades")
+        self.y_grades = held_grades(self.algebra, y_grades, "y_grades")
+        self.out_grades = held_grades(self.algebra, out_grades, "out_grades")
+        self.paths = checked_paths(self.algebra, self.x_grades, self.y_grades, self.out_grades)
         self.in_channels = checked_channels("in_channels", in_channels)
         self.out_channels = checked_channels("out_channels", out_channels)
-        self.weight = self.parameter((len(self.algebra.paths), self.out_channels, self.in_channels), device, dtype)
+        self.weight = self.parameter((len(self.paths), self.out_channels, self.in_channels), device, dtype)
         self.finish_init()
+
+    def grades_of(self, name: str) -> tuple[int, ...] | None:
+        return self.x_grades if name == "x" else self.y_grades
 
     def infer_channels(self, x: Tensor) -> None:
         loaded = (None, None) if is_lazy(self.weight) else self.weight.shape[1:]
@@ -77,19 +94,21 @@ class FCGP(MVLayer):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.in_channels is not None
         assert self.out_channels is not None
-        return {"weight": (len(self.algebra.paths), self.out_channels, self.in_channels)}
+        return {"weight": (len(self.paths), self.out_channels, self.in_channels)}
 
     def reset_parameters(self) -> None:
         if self.in_channels is not None and self.out_channels is not None:
-            initialize_product_weight(self.weight, self.algebra, channels=self.in_channels)
+            initialize_product_weight(self.weight, self.algebra, self.paths, channels=self.in_channels)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
         check_input(self, "y", y, self.in_channels, self.weight)
-        return F.fully_connected_geometric_product(x, y, self.weight, self.algebra)
+        grades = self.x_grades, self.y_grades, self.out_grades
+        return F.fully_connected_geometric_product(x, y, self.weight, self.algebra, *grades)
 
     def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}"
+        grades = grades_repr(x_grades=self.x_grades, y_grades=self.y_grades, out_grades=self.out_grades)
+        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}{grades}"
 
 
 class FCGPNormBlock(MVLayer):
@@ -115,6 +134,10 @@ class FCGPNormBlock(MVLayer):
         Whether the linear map has a bias (on the scalar blade).
     device, dtype
         Of the parameters.
+    grades : int, tuple of int or None
+        That the input holds, the scalar among them; None: all.
+    out_grades : int, tuple of int or None
+        That the result holds; None: all.
 
     Attributes
     ----------
@@ -126,7 +149,8 @@ class FCGPNormBlock(MVLayer):
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, grades without the
+        scalar, an input of another shape.
 
     Examples
     --------
@@ -148,14 +172,20 @@ class FCGPNormBlock(MVLayer):
         bias: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
+        out_grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.grades = gated_grades(self.algebra, grades)
+        self.out_grades = held_grades(self.algebra, out_grades, "out_grades")
+        self.paths = checked_paths(self.algebra, self.grades, self.grades, self.out_grades)
         self.in_channels = checked_channels("in_channels", in_channels)
         self.out_channels = checked_channels("out_channels", out_channels)
         self.normalize = normalize
         self.eps = checked_eps(eps)
-        self.linear = MVLinear(in_channels, in_channels, algebra, bias, device, dtype)
-        self.weight = self.parameter((len(self.algebra.paths), self.out_channels, self.in_channels), device, dtype)
+        self.linear = MVLinear(in_channels, in_channels, algebra, bias, device, dtype, grades=grades)
+        self.weight = self.parameter((len(self.paths), self.out_channels, self.in_channels), device, dtype)
         self.finish_init()
 
     def infer_channels(self, x: Tensor) -> None:
@@ -166,19 +196,21 @@ class FCGPNormBlock(MVLayer):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.in_channels is not None
         assert self.out_channels is not None
-        return {"weight": (len(self.algebra.paths), self.out_channels, self.in_channels)}
+        return {"weight": (len(self.paths), self.out_channels, self.in_channels)}
 
     def reset_parameters(self) -> None:
         if self.in_channels is not None and self.out_channels is not None:
             self.linear.reset_parameters()
-            initialize_product_weight(self.weight, self.algebra, channels=self.in_channels)
+            initialize_product_weight(self.weight, self.algebra, self.paths, channels=self.in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
-        return F.gelu_fcgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps)
+        grades = self.grades, self.grades, self.out_grades
+        return F.gelu_fcgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps, *grades)
 
     def extra_repr(self) -> str:
+        grades = grades_repr(grades=self.grades, out_grades=self.out_grades)
         return (
             f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}, normalize={self.normalize}, "
-            f"eps={self.eps}, bias={self.linear.bias is not None}"
+            f"eps={self.eps}, bias={self.linear.bias is not None}{grades}"
         )

@@ -57,11 +57,14 @@ class MVGate(MVLayer):
         :math:`\varphi(s)`: ``"relu"`` :math:`\max(s, 0)`, ``"gelu"`` :math:`s \, \Phi(s)`, ``"silu"``
         :math:`s / (1 + e^{-s})`, ``"sigmoid"`` :math:`1 / (1 + e^{-s})` or ``"tanh"``.
     algebra : str, int, tuple or Algebra
+    grades : int, tuple of int or None
+        That the input and the result hold, the scalar among them; None: all.
 
     Raises
     ------
     ValueError, TypeError
-        For an unknown activation or algebra, or an input that is no ``(..., blades, channels)``.
+        For an unknown activation, algebra or grade, grades without the scalar, or an input that is no
+        ``(..., blades, channels)``.
 
     References
     ----------
@@ -75,14 +78,15 @@ class MVGate(MVLayer):
     torch.Size([5, 8, 16])
     """
 
-    def __init__(self, activation: str, algebra: AlgebraLike | None = None):
+    def __init__(self, activation: str, algebra: AlgebraLike | None = None, grades: GradesLike = None):
         super().__init__(algebra)
+        self.grades = gated_grades(self.algebra, grades)
         check_activation(activation)
         self.activation = activation
         self.finish_init()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gate(x, self.activation, self.algebra)
+        return F.gate(x, self.activation, self.algebra, self.grades)
 
     def extra_repr(self) -> str:
-        return f"{self.activation!r}, algebra={self.algebra.name!r}"
+        return f"{self.activation!r}, algebra={self.algebra.name!r}{grades_repr(grades=self.grades)}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
 from cliffnn.invariants import feature_count
-from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 
 
 class Invariants(MVLayer):
@@ -24,6 +25,8 @@ class Invariants(MVLayer):
     algebra : str, int, tuple or Algebra
     inner_products : bool
         Whether the form is taken between all pairs of channels, or of each channel alone.
+    grades : int, tuple of int or None
+        That the input holds; None: all.
 
     Attributes
     ----------
@@ -46,19 +49,31 @@ class Invariants(MVLayer):
     torch.Size([5, 1])
     """
 
-    def __init__(self, channels: int | None = None, algebra: AlgebraLike | None = None, inner_products: bool = False):
+    def __init__(
+        self,
+        channels: int | None = None,
+        algebra: AlgebraLike | None = None,
+        inner_products: bool = False,
+        *,
+        grades: GradesLike = None,
+    ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
+        feature_count(self.algebra, 1, inner_products, self.grades)  # complains if there are none
         self.channels = checked_channels("channels", channels)
         self.inner_products = inner_products
         self.finish_init()
 
     @property
     def out_features(self) -> int | None:
-        return None if self.channels is None else feature_count(self.algebra, self.channels, self.inner_products)
+        if self.channels is None:
+            return None
+        return feature_count(self.algebra, self.channels, self.inner_products, self.grades)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels)
-        return F.invariants(x, self.algebra, self.inner_products)
+        return F.invariants(x, self.algebra, self.inner_products, self.grades)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, algebra={self.algebra.name!r}, inner_products={self.inner_products}"
+        grades = grades_repr(grades=self.grades)
+        return f"{self.channels}, algebra={self.algebra.name!r}, inner_products={self.inner_products}{grades}"

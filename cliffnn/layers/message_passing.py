@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
 from cliffnn.edges import Edges
-from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 from cliffnn.layers.linear import MVLinear
 
 
@@ -25,6 +26,8 @@ class CliffordMessagePassing(MVLayer):
 
     Without ``difference`` the message is that of :math:`A x_i + B x_j + C e_{ij} + b`. The maps A and B work on nodes,
     before their results are gathered for edges: there are fewer nodes, and edges get no tensor of concatenated inputs.
+    Besides ``message``, tensors of all edges are written three times forward (two gathers, and their sum in place) and
+    once backward (a gather); with ``edge_attr`` five times and twice.
 
     Parameters
     ----------
@@ -48,6 +51,8 @@ class CliffordMessagePassing(MVLayer):
         Whether the update is added to what the node has.
     device, dtype
         Of the parameters.
+    grades : int, tuple of int or None
+        That nodes, edges and what ``message`` gets hold; None: all.
 
     Attributes
     ----------
@@ -57,8 +62,8 @@ class CliffordMessagePassing(MVLayer):
         B; with ``difference`` it is -A.
     edge : MVLinear or None
         C.
-    bias : Parameter
-        ``(hidden_channels,)``, of the scalars; initially zero.
+    bias : Parameter or None
+        ``(hidden_channels,)``, of the scalars; initially zero; None without scalars.
 
     Raises
     ------
@@ -94,13 +99,16 @@ class CliffordMessagePassing(MVLayer):
         residual: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         if checked_channels("hidden_channels", hidden_channels) is None:
             raise TypeError("hidden_channels: got None, wanted a positive int")
         if aggregate not in ("mean", "sum"):
             raise ValueError(f"aggregate: got {aggregate!r}, wanted 'mean' or 'sum'")
-        options = {"bias": False, "device": device, "dtype": dtype}
+        options = {"bias": False, "device": device, "dtype": dtype, "grades": grades}
         self.edge_channels = edge_channels and checked_channels("edge_channels", edge_channels)
         self.aggregate = aggregate
         self.residual = residual
@@ -109,7 +117,8 @@ class CliffordMessagePassing(MVLayer):
         self.edge = MVLinear(edge_channels, hidden_channels, algebra, **options) if edge_channels else None
         # as lazy as the weights, so that either all parameters wait for the first input or none
         outputs = None if is_lazy(self.receiver.weight) else hidden_channels
-        self.bias = self.parameter((outputs,), device, dtype)
+        scalars = self.grades is None or 0 in self.grades
+        self.bias = self.parameter((outputs,), device, dtype) if scalars else None
         self.message = message
         self.update = update
         self.finish_init()
@@ -122,7 +131,8 @@ class CliffordMessagePassing(MVLayer):
         """Draw the linear maps anew; ``message`` and ``update`` are left as they are."""
         if self.receiver.in_channels is None:
             return
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         # so that their sum has the size that one map of all inputs, concatenated, would give it
         inputs = (1 if self.sender is None else 2) * self.receiver.in_channels + (self.edge_channels or 0)
         for linear in (self.receiver, self.sender, self.edge):
@@ -155,7 +165,7 @@ class CliffordMessagePassing(MVLayer):
         Tensor
             ``(nodes, blades, channels)``.
         """
-        check_input(self, "x", x, self.receiver.in_channels, self.bias)
+        check_input(self, "x", x, self.receiver.in_channels, self.receiver.weight)
         if x.ndim != 3:
             raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (nodes, blades, channels)")
         if (edge_attr is None) != (self.edge is None):
@@ -170,11 +180,12 @@ class CliffordMessagePassing(MVLayer):
             raise ValueError(f"x: got {x.shape[0]} nodes, wanted {edges.nodes}, as the edges have")
 
         heard = self.receiver(x)
-        said = heard if self.sender is None else self.sender(x)
-        heard = heard + F.embed(self.bias[None, None].to(heard.dtype), 0, self.algebra)
+        # negative here, where there are fewer rows: the gradient of a difference would be negated edge by edge
+        said = -heard if self.sender is None else self.sender(x)
+        if self.bias is not None:
+            heard = heard + F.embed(self.bias[None, None].to(heard.dtype), 0, self.algebra, self.grades)
         # in place: what is gathered is nobody else's, and as large as all edges
-        hidden = edges.from_target(heard)
-        hidden = hidden.sub_(edges.from_source(said)) if self.sender is None else hidden.add_(edges.from_source(said))
+        hidden = edges.from_target(heard).add_(edges.from_source(said))
         if self.edge is not None:
             hidden = hidden.add_(self.edge(edge_attr))
         messages = hidden if self.message is None else self.message(hidden)
@@ -186,4 +197,5 @@ class CliffordMessagePassing(MVLayer):
         return x + out if self.residual else out
 
     def extra_repr(self) -> str:
-        return f"algebra={self.algebra.name!r}, aggregate={self.aggregate!r}, residual={self.residual}"
+        grades = grades_repr(grades=self.grades)
+        return f"algebra={self.algebra.name!r}, aggregate={self.aggregate!r}, residual={self.residual}{grades}"

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 import cliffnn.functional as F
 from cliffnn.algebra import AlgebraLike, GradesLike
 from cliffnn.checks import held_grades
+from cliffnn.grades import by_blade
 from cliffnn.layers.base import MVLayer, check_input, checked_channels, checked_eps, grades_repr
 
 
@@ -92,9 +93,7 @@ class MVRMSNorm(MVLayer):
         out = F.rms_norm(x, self.algebra, self.eps, self.grades)
         if self.weight is None:
             return out
-        grades = zip(self.weight.split(1), self.grades or self.algebra.grades, strict=True)
-        gains = [of_grade.expand(self.algebra.grade_sizes[k], -1) for of_grade, k in grades]
-        return out * torch.cat(gains).to(out.dtype)
+        return out * by_blade(self.weight, self.algebra, self.grades).to(out.dtype)
 
     def extra_repr(self) -> str:
         return (

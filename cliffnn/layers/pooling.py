@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import held_grades
+from cliffnn.layers.base import MVLayer, grades_repr
 from cliffnn.pooling import check_reduction
 
 
@@ -24,6 +25,8 @@ class MVPool(MVLayer):
         The dimension of the nodes where there is no ``batch``.
     by_grade : bool
         Whether the maximum is chosen for each grade, or for the whole multivector.
+    grades : int, tuple of int or None
+        That the input and the result hold; None: all.
 
     Raises
     ------
@@ -41,8 +44,17 @@ class MVPool(MVLayer):
     torch.Size([2, 8, 16])
     """
 
-    def __init__(self, reduce: str = "mean", algebra: AlgebraLike | None = None, dim: int = -3, by_grade: bool = False):
+    def __init__(
+        self,
+        reduce: str = "mean",
+        algebra: AlgebraLike | None = None,
+        dim: int = -3,
+        by_grade: bool = False,
+        *,
+        grades: GradesLike = None,
+    ):
         super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
         check_reduction(reduce)
         self.reduce = reduce
         self.dim = dim
@@ -50,7 +62,8 @@ class MVPool(MVLayer):
         self.finish_init()
 
     def forward(self, x: Tensor, batch: Tensor | None = None, size: int | None = None) -> Tensor:
-        return F.pool(x, self.algebra, self.reduce, batch, size, self.dim, self.by_grade)
+        return F.pool(x, self.algebra, self.reduce, batch, size, self.dim, self.by_grade, self.grades)
 
     def extra_repr(self) -> str:
-        return f"{self.reduce!r}, algebra={self.algebra.name!r}, dim={self.dim}, by_grade={self.by_grade}"
+        grades = grades_repr(grades=self.grades)
+        return f"{self.reduce!r}, algebra={self.algebra.name!r}, dim={self.dim}, by_grade={self.by_grade}{grades}"

@@ -10,13 +10,52 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import cliffnn.functional as F
-from cliffnn.algebra import AlgebraLike
-from cliffnn.layers.base import MVLayer, check_input, checked_channels
+from cliffnn.algebra import AlgebraLike, GradesLike
+from cliffnn.checks import checked_paths, held_grades
+from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 from cliffnn.layers.linear import MVLinear
 from cliffnn.layers.normalization import NormalizationLayer
 
 
-class SteerableGP(MVLayer):
+class _Steerable(MVLayer):
+    """What both products share: the linear maps, the normalisation of the right factor, the term of first order."""
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        out_channels: int | None,
+        algebra: AlgebraLike | None,
+        first_order: bool,
+        normalization: float | None,
+        grades: GradesLike,
+        options: dict[str, Any],
+    ):
+        super().__init__(algebra)
+        self.grades = held_grades(self.algebra, grades)
+        self.paths = checked_paths(self.algebra, self.grades, self.grades, self.grades)
+        options = {**options, "grades": grades}
+        bias = self.grades is None or 0 in self.grades
+        self.linear_left = MVLinear(in_channels, out_channels, algebra, bias, **options) if first_order else None
+        self.linear_right = MVLinear(in_channels, in_channels, algebra, bias=False, **options)
+        self.normalization = (
+            None if normalization is None else NormalizationLayer(in_channels, algebra, normalization, **options)
+        )
+
+    def reset_parts(self) -> None:
+        for part in (self.linear_left, self.linear_right, self.normalization):
+            if part is not None:
+                part.reset_parameters()
+
+    def right(self, x: Tensor) -> Tensor:
+        """The right factor."""
+        y = self.linear_right(x)
+        return y if self.normalization is None else self.normalization(y)
+
+    def with_first_order(self, x: Tensor, product: Tensor) -> Tensor:
+        return product if self.linear_left is None else (product + self.linear_left(x)) * math.sqrt(0.5)
+
+
+class SteerableGP(_Steerable):
     r"""Multiply an input with a normalised linear map of itself, and add a linear map of it.
 
     .. math:: o = \frac{1}{\sqrt 2} \left(\operatorname{linear}_l(x) +
@@ -33,6 +72,8 @@ class SteerableGP(MVLayer):
         Initial weight of the `NormalizationLayer` of the right factor; None: it is not normalised.
     device, dtype
         Of the parameters.
+    grades : int, tuple of int or None
+        That the input and the result hold, as the even subalgebra; None: all. Without the scalar there is no bias.
 
     Attributes
     ----------
@@ -46,7 +87,8 @@ class SteerableGP(MVLayer):
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, grades that have no products,
+        an input of another shape.
 
     References
     ----------
@@ -69,14 +111,13 @@ class SteerableGP(MVLayer):
         normalization: float | None = 0.0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
-        super().__init__(algebra)
-        self.channels = checked_channels("channels", channels)
         options = {"device": device, "dtype": dtype}
-        self.linear_left = MVLinear(channels, channels, algebra, **options) if first_order else None
-        self.linear_right = MVLinear(channels, channels, algebra, bias=False, **options)
-        self.normalization = _normalization(channels, algebra, normalization, options)
-        self.weight = self.parameter((len(self.algebra.paths), self.channels), device, dtype)
+        super().__init__(channels, channels, algebra, first_order, normalization, grades, options)
+        self.channels = checked_channels("channels", channels)
+        self.weight = self.parameter((len(self.paths), self.channels), device, dtype)
         self.finish_init()
 
     def infer_channels(self, x: Tensor) -> None:
@@ -88,27 +129,28 @@ class SteerableGP(MVLayer):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.channels is not None
-        return {"weight": (len(self.algebra.paths), self.channels)}
+        return {"weight": (len(self.paths), self.channels)}
 
     def reset_parameters(self) -> None:
         if self.channels is not None:
-            _reset(self)
+            self.reset_parts()
             nn.init.normal_(self.weight, std=1 / math.sqrt(self.algebra.dim + 1))
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
+        grades = [self.grades] * 3
         if self.linear_left is None or self.normalization is None:
-            product = F.weighted_geometric_product(x, _right(self, x), self.weight, self.algebra)
-            return _with_first_order(self, x, product)
+            product = F.weighted_geometric_product(x, self.right(x), self.weight, self.algebra, *grades)
+            return self.with_first_order(x, product)
         degree, eps = self.normalization.weight, self.normalization.eps
         left, right = self.linear_left(x), self.linear_right(x)
-        return F.steerable_geometric_product(x, right, left, self.weight, degree, self.algebra, eps)
+        return F.steerable_geometric_product(x, right, left, self.weight, degree, self.algebra, eps, *grades)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, algebra={self.algebra.name!r}"
+        return f"{self.channels}, algebra={self.algebra.name!r}{grades_repr(grades=self.grades)}"
 
 
-class FullyConnectedSteerableGP(MVLayer):
+class FullyConnectedSteerableGP(_Steerable):
     r"""`SteerableGP` with a weight for each path, output channel and input channel.
 
     .. math:: o_c = \frac{1}{\sqrt 2} \left(\operatorname{linear}_l(x)_c + \sum_{c'} \sum_{(i, j, k)} w_{ijk,cc'}
@@ -128,6 +170,8 @@ class FullyConnectedSteerableGP(MVLayer):
         Initial weight of the `NormalizationLayer` of the right factor; None: it is not normalised.
     device, dtype
         Of the parameters.
+    grades : int, tuple of int or None
+        That the input and the result hold, as the even subalgebra; None: all. Without the scalar there is no bias.
 
     Attributes
     ----------
@@ -142,7 +186,8 @@ class FullyConnectedSteerableGP(MVLayer):
     Raises
     ------
     ValueError, TypeError
-        For channels that are no positive int, an unknown algebra, an input of another shape.
+        For channels that are no positive int, an unknown algebra or grade, grades that have no products,
+        an input of another shape.
 
     References
     ----------
@@ -166,15 +211,14 @@ class FullyConnectedSteerableGP(MVLayer):
         normalization: float | None = 0.0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
-        super().__init__(algebra)
+        options = {"device": device, "dtype": dtype}
+        super().__init__(in_channels, out_channels, algebra, first_order, normalization, grades, options)
         self.in_channels = checked_channels("in_channels", in_channels)
         self.out_channels = checked_channels("out_channels", out_channels)
-        options = {"device": device, "dtype": dtype}
-        self.linear_left = MVLinear(in_channels, out_channels, algebra, **options) if first_order else None
-        self.linear_right = MVLinear(in_channels, in_channels, algebra, bias=False, **options)
-        self.normalization = _normalization(in_channels, algebra, normalization, options)
-        shape = (len(self.algebra.paths), self.out_channels, self.in_channels)
+        shape = (len(self.paths), self.out_channels, self.in_channels)
         self.weight = self.parameter(shape, device, dtype)
         self.finish_init()
 
@@ -186,39 +230,18 @@ class FullyConnectedSteerableGP(MVLayer):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.in_channels is not None
         assert self.out_channels is not None
-        return {"weight": (len(self.algebra.paths), self.out_channels, self.in_channels)}
+        return {"weight": (len(self.paths), self.out_channels, self.in_channels)}
 
     def reset_parameters(self) -> None:
         if self.in_channels is not None and self.out_channels is not None:
-            _reset(self)
+            self.reset_parts()
             nn.init.normal_(self.weight, std=1 / math.sqrt(self.in_channels * (self.algebra.dim + 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.in_channels, self.weight)
-        product = F.fully_connected_geometric_product(x, _right(self, x), self.weight, self.algebra)
-        return _with_first_order(self, x, product)
+        product = F.fully_connected_geometric_product(x, self.right(x), self.weight, self.algebra, *[self.grades] * 3)
+        return self.with_first_order(x, product)
 
     def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}"
-
-
-def _normalization(
-    channels: int | None, algebra: AlgebraLike | None, init: float | None, options: dict[str, Any]
-) -> NormalizationLayer | None:
-    return None if init is None else NormalizationLayer(channels, algebra, init, **options)
-
-
-def _reset(layer: SteerableGP | FullyConnectedSteerableGP) -> None:
-    for part in (layer.linear_left, layer.linear_right, layer.normalization):
-        if part is not None:
-            part.reset_parameters()
-
-
-def _right(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor) -> Tensor:
-    """The right factor."""
-    y = layer.linear_right(x)
-    return y if layer.normalization is None else layer.normalization(y)
-
-
-def _with_first_order(layer: SteerableGP | FullyConnectedSteerableGP, x: Tensor, product: Tensor) -> Tensor:
-    return product if layer.linear_left is None else (product + layer.linear_left(x)) * math.sqrt(0.5)
+        grades = grades_repr(grades=self.grades)
+        return f"{self.in_channels}, {self.out_channels}, algebra={self.algebra.name!r}{grades}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cliffnn.algebra import AlgebraLike
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.layers import MVLayerNorm, MVLinear, MVSiLU, SteerableGP
 
 
@@ -26,6 +26,8 @@ class CEMLP(nn.Sequential):
         See `SteerableGP`.
     device, dtype
         Of the parameters.
+    grades : int, tuple of int or None
+        That the input, the result and all between hold, as the even subalgebra; None: all.
 
     Raises
     ------
@@ -54,17 +56,20 @@ class CEMLP(nn.Sequential):
         normalization: float | None = 0.0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        grades: GradesLike = None,
     ):
         check_layers(layers)
-        options = {"device": device, "dtype": dtype}
+        options = {"device": device, "dtype": dtype, "grades": grades}
+        bias = grades is None or 0 in Algebra(algebra).checked_grades(grades)
         inputs = [in_channels, *[hidden_channels] * (layers - 1)]
         outputs = [*[hidden_channels] * (layers - 1), out_channels]
-        super().__init__(
-            *(
-                nn.Sequential(MVLinear(i, o, algebra, **options), *product_block(o, algebra, normalization, **options))
-                for i, o in zip(inputs, outputs, strict=True)
-            )
-        )
+
+        def layer(inputs: int | None, outputs: int) -> nn.Sequential:
+            linear = MVLinear(inputs, outputs, algebra, bias, **options)
+            return nn.Sequential(linear, *product_block(outputs, algebra, normalization, **options))
+
+        super().__init__(*map(layer, inputs, outputs))
 
 
 def product_block(

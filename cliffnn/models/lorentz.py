@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import cliffnn.functional as F
 from cliffnn.algebra import Algebra
 from cliffnn.edges import Edges
-from cliffnn.invariants import quadratic_form
+from cliffnn.grades import by_blade
 from cliffnn.layers import FullyConnectedSteerableGP, MVLayerNorm, MVLinear
 from cliffnn.models.cemlp import check_layers
 from cliffnn.segments import Segments
@@ -196,11 +196,9 @@ class LorentzCGENN(nn.Module):
 
 def invariants(x: Tensor) -> Tensor:
     """Scalar, and quadratic forms of the other grades, channel by channel: ``(nodes, channels * grades)``."""
-    forms = [quadratic_form(x, k, ALGEBRA) for k in ALGEBRA.grades[1:]]
-    return torch.stack([x[..., 0, :], *forms], -1).flatten(1)
+    return F.invariants(x, ALGEBRA).unflatten(-1, (GRADES, -1)).mT.flatten(1)
 
 
 def weigh(x: Tensor, weights: Tensor) -> Tensor:
     """Gate each grade by the logistic function of a number ``(nodes, channels * grades)``."""
-    gates = torch.sigmoid(weights.unflatten(-1, (-1, GRADES)).mT).split(1, -2)
-    return x * torch.cat([g.expand(-1, size, -1) for g, size in zip(gates, ALGEBRA.grade_sizes, strict=True)], -2)
+    return x * by_blade(torch.sigmoid(weights.unflatten(-1, (-1, GRADES)).mT), ALGEBRA)
