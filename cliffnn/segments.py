@@ -32,7 +32,7 @@ class Segments:
 
     def sum(self, x: Tensor) -> Tensor:
         """``(rows, ...)`` to ``(segments, ...)``; zero where a segment is empty."""
-        return _Sum.apply(x, *self.tables)
+        return _choose(_Sum, _DualSum).apply(x, *self.tables)
 
     def max(self, x: Tensor) -> Tensor:
         """``(rows, ...)`` to ``(segments, ...)``, without a derivative; minus infinity where a segment is empty."""
@@ -40,7 +40,12 @@ class Segments:
 
     def spread(self, x: Tensor) -> Tensor:
         """``(segments, ...)`` to ``(rows, ...)``: each row gets what its segment has."""
-        return _Spread.apply(x, *self.tables)
+        return _choose(_Spread, _DualSpread).apply(x, *self.tables)
+
+
+def _choose(plain: Any, dual: Any) -> Any:
+    """Compilers trace no function that has a rule for forward mode."""
+    return plain if torch.compiler.is_compiling() else dual
 
 
 class _Sum(torch.autograd.Function):
@@ -55,15 +60,10 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return _Sum.apply(tangent, *ctx.saved_tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Spread.apply(grad, *ctx.saved_tensors), None, None, None
+        return _choose(_Spread, _DualSpread).apply(grad, *ctx.saved_tensors), None, None, None
 
 
 class _Spread(torch.autograd.Function):
@@ -78,15 +78,36 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _choose(_Sum, _DualSum).apply(grad, *ctx.saved_tensors), None, None, None
+
+
+class _DualSum(_Sum):
+    """With a rule for forward mode."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return _Spread.apply(tangent, *ctx.saved_tensors)
+        return _DualSum.apply(tangent, *ctx.saved_tensors)
+
+
+class _DualSpread(_Spread):
+    """With a rule for forward mode."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Sum.apply(grad, *ctx.saved_tensors), None, None, None
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _DualSpread.apply(tangent, *ctx.saved_tensors)
 
 
 def _reduce(x: Tensor, reduce: str, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
