@@ -159,6 +159,24 @@ def test_new_batch_sizes_compile_nothing(dynamic, last, algebra):
     assert counts[last:] == [counts[last]] * (4 - last)
 
 
+def test_what_a_float_costs_under_dynamic_shapes():
+    """Dynamo first tries to make floats dynamic, as eps, and begins anew: for torch's own layers too."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    def compilations(module, **options):
+        torch.compiler.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        with torch._dynamo.config.patch(**options):
+            compiled = torch.compile(module, fullgraph=True, backend=counter, dynamic=True)
+            for rows in (5, 6, 9):
+                compiled(torch.randn(rows, 2, 3)).sum().backward()
+        return counter.frame_count
+
+    block = SGPNormBlock(3, "R1")
+    assert compilations(block) == compilations(nn.LayerNorm(3))
+    assert compilations(block, specialize_float=True) == 1
+
+
 def test_sizes_that_only_the_data_know():
     """What `nonzero` finds, as the edges of a graph are."""
     block = SGPNormBlock(3, "R1")

@@ -218,8 +218,22 @@ def test_without_channels_on_another_device(make):
 
 @pytest.mark.parametrize(
     ("layer", "arguments"),
-    [(layers.MVLinear, (5, 6, "R3")), (layers.SGP, (5, "R3")), (layers.SGPNormBlock, (5, "R3"))],
-    ids=["MVLinear", "SGP", "SGPNormBlock"],
+    [
+        (getattr(layers, name), (5, *outs, "R3"))
+        for name, *outs in (
+            ("MVLinear", 6),
+            ("FCGP", 6),
+            ("FCGPNormBlock", 6),
+            ("FullyConnectedSteerableGP", 6),
+            ("SGP",),
+            ("SGPNormBlock",),
+            ("SteerableGP",),
+            ("MVSiLU",),
+            ("MVLayerNorm",),
+            ("NormalizationLayer",),
+        )
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_skip_init(layer, arguments):
     skipped = skip_init(layer, *arguments)

@@ -1,9 +1,12 @@
 """Programs and their derivatives against sympy; the order in which a kernel computes them."""
 
+import math
+
 import pytest
 import sympy
+from kingdon.polynomial import Polynomial
 
-from cliffnn.codegen import function_source
+from cliffnn.codegen import function_source, program_of
 from cliffnn.expressions import EXPRESSIONS
 from cliffnn.operation import operation
 from cliffnn.program import Call, Program
@@ -122,3 +125,37 @@ def test_source_reads_as_algebra():
     source = function_source("forward", program("weighted_geometric_product", "R2"))
     assert "p112_3 = x1 * y2\n    p112_3 = addcmul(p112_3, x2, y1, value=-1)" in source
     assert "x0, x1, x2, x3, = x" in source
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R1,1", "R2,0,1"])
+def test_one_sum_over_the_channels_is_enough_for_derivatives_of_every_order(algebra):
+    """No mean is computed from another one."""
+    chosen = operation("gelu_weighted_geometric_product.norm", algebra)
+    for _ in range(3):
+        chosen = chosen.vjp([name for name in chosen.outputs if name != "scales"], ["x", "y", "w"])
+        for recompute in (False, True):
+            assert len(program_of(chosen, recompute).means) == 1
+
+
+def test_means_of_multiples():
+    """mean(m a b + 2 m m b - a b), with m = mean(a), as a polynomial in means that no mean is part of."""
+    a, b, m = (Polynomial.fromname(name) for name in "abm")
+    statements = (
+        ("m", Call("mean", ("a",))),
+        ("product", m * a + 2 * m * m),
+        ("whole", Polynomial.fromname("product") * b - a * b),
+        ("out", Call("mean", ("whole",))),
+    )
+    flat = Program({"x": ("a", "b")}, {"out": ("out",)}, statements, "a").flattened()
+    assert len(flat.means) == 1
+    values = {"a": [1.0, 2.0, 4.0], "b": [3.0, -1.0, 5.0]}
+    mean = lambda numbers: sum(numbers) / 3  # noqa: E731
+    m_value = mean(values["a"])
+    wanted = mean([(m_value * x + 2 * m_value**2) * y - x * y for x, y in zip(*values.values(), strict=True)])
+    for name, value in flat.statements:
+        if isinstance(value, Call):
+            values[name] = [mean(values[value.arguments[0]])] * 3
+        else:
+            terms = [[c * math.prod(values[f][n] for f in factors) for c, *factors in value.args] for n in range(3)]
+            values[name] = [sum(of_channel) for of_channel in terms]
+    assert values["out"][0] == pytest.approx(wanted)

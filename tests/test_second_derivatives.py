@@ -57,6 +57,11 @@ def test_second_derivatives_of_rows_that_no_tile_holds(text):
     assert_equal(text, "R2", 1, 4100)
 
 
+def test_second_derivatives_by_two_kernels():
+    """With 16 blades."""
+    assert_equal("gelu_weighted_geometric_product.norm", "R1,3", 1, 3)
+
+
 def assert_equal(text, algebra, rows, channels):
     kernels = pytest.importorskip("cliffnn.kernels")
     forward, chosen = second(text, algebra)
