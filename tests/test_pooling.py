@@ -189,7 +189,7 @@ def test_compiled(reduce, by_grade):
 
 @pytest.mark.usefixtures("forget_compiled_code")
 def test_one_compilation_for_batches_of_every_size():
-    frames = torch._dynamo.testing.CompileCounter()
+    frames = CompileCounter()
     compiled = torch.compile(
         lambda x, batch: F.pool(x, "R3", "max", batch, GRAPHS), fullgraph=True, backend=frames, dynamic=True
     )
