@@ -4,6 +4,7 @@ import pytest
 import reference
 import torch
 from test_operators import DTYPES, SIGNATURES
+from torch._dynamo.testing import CompileCounter
 
 from cliffnn import Algebra
 from cliffnn import functional as F
