@@ -512,3 +512,20 @@ def test_derivatives_of_the_fully_connected_product():
     inputs = [x.requires_grad_() for x in (multivector("R3", 1, 2), multivector("R3", (0, 2), 2), weight)]
     for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert check(lambda *tensors: F.fully_connected_geometric_product(*tensors, "R3", *grades), inputs)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        SteerableGP(CHANNELS, "R3", grades=(0, 2)),
+        FCGPNormBlock(CHANNELS, 2, "R3", grades=(0, 2), out_grades=0),
+        MVPool("max", "R3", by_grade=True, grades=(0, 2)),
+        Invariants(CHANNELS, "R3", grades=(0, 2)),
+        MVGate("silu", "R3", (0, 2)),
+        CEMLP(CHANNELS, 2, 2, "R3", 1, grades=(0, 2)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_others_compiled_in_one_graph(layer):
+    x = torch.randn(5, 4, CHANNELS)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
