@@ -34,23 +34,37 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
     Tensor
         ``(rows, blades, out_channels)``.
     """
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    # torch.func has rules for torch's operators
+    # torch.func has rules for torch's operators; dynamo takes the peek for a constant that is not None
+    compiling = torch.compiler.is_compiling()
+    transformed = not compiling and torch._C._functorch.peek_interpreter_stack() is not None
     if not x.is_cuda or transformed:
-        # one product, batched over blades, is faster there than one for each grade
-        grades = zip(weight.split(1), sizes, strict=True)
-        matrices = torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in grades])
-        out = torch.einsum("nbi,boi->nbo", x, matrices).contiguous()
-        if bias is None:
-            return out
-        if transformed:
-            # not in place: there may be many biases for one x
-            return torch.cat([out[:, :1] + bias, out[:, 1:]], 1)
-        out[:, 0] += bias
-        return out
+        return _composed(x, weight, bias, sizes, in_place=not (transformed or compiling))
     if unobserved([t for t in (x, weight, bias) if t is not None]):
         return _Linear.apply(_linear, x, weight, bias, sizes)
     return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
+
+
+def _composed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...], in_place: bool = False
+) -> Tensor:
+    """Of torch's operators: one product, batched over blades, is faster on a CPU than one for each grade.
+
+    Not in place under vmap: there may be many biases for one x.
+    """
+    grades = zip(weight.split(1), sizes, strict=True)
+    matrices = torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in grades])
+    out = torch.einsum("nbi,boi->nbo", x, matrices).contiguous()
+    if bias is None:
+        return out
+    if in_place:
+        out[:, 0] += bias
+        return out
+    return torch.cat([out[:, :1] + bias, out[:, 1:]], 1)
+
+
+def _composed_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    products = torch.einsum("nbo,nbi->boi", grad, x).split(list(sizes))
+    return torch.stack([product.sum(0) for product in products])
 
 
 def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -156,3 +170,9 @@ library.impl("linear", _linear_autograd, "Autograd")
 library.impl("linear_weight", _linear_weight_autograd, "Autograd")
 torch.library.register_fake("cliffnn::linear", _linear_fake, lib=library)
 torch.library.register_fake("cliffnn::linear_weight", _linear_weight_fake, lib=library)
+torch.library.register_vmap(
+    "cliffnn::linear", lambda info, dims, *inputs: (torch.vmap(_composed, dims)(*inputs), 0), lib=library
+)
+torch.library.register_vmap(
+    "cliffnn::linear_weight", lambda info, dims, *inputs: (torch.vmap(_composed_weight, dims)(*inputs), 0), lib=library
+)

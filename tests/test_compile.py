@@ -74,6 +74,20 @@ def test_only_large_algebras_are_opaque(algebra):
     assert ("aten.erf.default" in forward) != opaque
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_linear_map_on_a_gpu_stays_one_operator():
+    graphs, layer = [], MVLinear(3, 4, "R2", device="cuda")
+    x = torch.randn(5, 4, 3, device="cuda", requires_grad=True)
+    out = torch.compile(layer, fullgraph=True, backend=recording_backend(graphs))(x)
+    torch.testing.assert_close(out, layer(x))
+    out.square().sum().backward()
+    forward, backward = graphs
+    assert {name for name in forward | backward if "mm" in name} == set()
+    assert "cliffnn.linear.default" in forward
+    assert {"cliffnn.linear.default", "cliffnn.linear_weight.default"} <= backward
+
+
 @pytest.mark.parametrize(
     ("expression", "normalize", "dtype"), [(*o, dtype) for o in OPERATORS for dtype in DTYPES_OF[o[0]]], ids=case_id
 )
