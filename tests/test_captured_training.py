@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples import signed_volume_o3
+from examples import nbody_o3, signed_volume_o3
 from examples.common.cli import ROOT
 from examples.common.data import Schedule, Shuffle
 from examples.common.training import Training, learning_rate_factor
@@ -145,3 +145,20 @@ def test_captured_training_is_the_plain_one(compiled: str):
     assert_same_weights(continued("captured", *options, "--model.capture=true"), wanted)
     assert_same_weights(continued("plain", *options, "--model.capture=true"), wanted)
     assert_same_weights(continued("captured", *options), wanted)
+
+
+def test_seeds_side_by_side_are_trained_as_published():
+    single, seeds = (
+        nbody_o3.EXPERIMENT.build([f"--config={ROOT}/configs/{name}.yaml", "--trainer.accelerator=cpu", *rest])
+        for name, rest in (("nbody_o3", []), ("nbody_o3_seeds", ["--model.capture=false"]))
+    )
+    for name in ("learning_rate", "weight_decay", "warmup", "decay", "clip", "loss"):
+        assert getattr(seeds.model, name) == getattr(single.model, name)
+    assert seeds.trainer.max_steps == single.trainer.max_steps
+    assert seeds.datamodule.batch_size == single.datamodule.batch_size
+    assert seeds.datamodule.trajectories == single.datamodule.trajectories
+    shapes = [p.shape for p in single.model.net.parameters()]
+    first = {float(next(net.parameters()).detach().flatten()[0]) for _, net in seeds.model.networks()}
+    assert len(first) == 3, "networks start with the same weights"
+    for _, net in seeds.model.networks():
+        assert [p.shape for p in net.parameters()] == shapes
