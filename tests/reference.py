@@ -183,9 +183,8 @@ def versor_linear(x, versor, weight, signature, odd=False):
 
 def msilu(x, weight, bias, signature):
     """Each grade times the logistic function of a linear form of all blades."""
-    sizes = torch.tensor([s.stop - s.start for s in grade_slices(signature)])
     forms = (x[..., None, :, :] * weight).sum(-2) + bias
-    return x / (1 + torch.exp(-forms.repeat_interleave(sizes, -2)))
+    return x / (1 + torch.exp(-by_blade(forms, signature)))
 
 
 def relative_error(out, exact):

@@ -128,6 +128,7 @@ def test_a_run_goes_on_in_its_own_order_of_samples():
     assert_same_weights(continued("run", *options), wanted)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own imports
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.usefixtures("half_way")

@@ -182,10 +182,10 @@ def plain_torch(monkeypatch):
 
     def substitute(function):
         def run(*arguments):
-            """Tensors, the algebra, and grades, which are all."""
+            """Tensors, the algebra, and options: what is added to norms is the reference's, grades are all."""
             tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
-            algebra, *grades = arguments[len(tensors) :]
-            assert not any(grades)
+            algebra, *options = arguments[len(tensors) :]
+            assert not any(options) or (options[0] == 1e-6 and not any(options[1:]))
             return function(*tensors, signature(algebra))
 
         return run
@@ -198,16 +198,8 @@ def plain_torch(monkeypatch):
         assert grades is None
         return reference.rms_norm(x, signature(algebra), eps)
 
-    def of(function):
-        """For a functional whose options, after the algebra, are those of the reference."""
-
-        def run(*arguments):
-            tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
-            return function(*tensors, signature(arguments[len(tensors)]))
-
-        return run
-
-    def fully_connected_block(x, y, weight, algebra, normalize, eps):
+    def fully_connected_block(x, y, weight, algebra, normalize, eps, *grades):
+        assert not any(grades)
         gates = [reference.gelu(factor, signature(algebra)) for factor in (x, y)]
         out = truth.fully_connected(*gates, weight, signature(algebra))
         return reference.rms_norm(out, signature(algebra), eps) if normalize else out
@@ -222,14 +214,14 @@ def plain_torch(monkeypatch):
         monkeypatch.setattr(F, "gelu_fcgp_norm", fully_connected_block)
         monkeypatch.setattr(F, "rms_norm", norm)
         monkeypatch.setattr(F, "versor_linear", versor_linear)
-        for name in ("gelu", "msilu", "weighted_geometric_product"):
+        for name in ("gelu", "msilu", "silu", "layer_norm", "normalize"):
             monkeypatch.setattr(F, name, substitute(getattr(reference, name)))
-        for name in ("silu", "layer_norm", "normalize", "steerable_geometric_product"):
-            monkeypatch.setattr(F, name, of(getattr(reference, name)))
-        monkeypatch.setattr(F, "fully_connected_geometric_product", of(truth.fully_connected))
-        monkeypatch.setattr(F, "gate", lambda x, name, _: x * getattr(nn.functional, name)(x[..., :1, :]))
-        monkeypatch.setattr(F, "invariants", lambda x, algebra, inner: test_invariants.truth(algebra.name, inner)(x))
-        monkeypatch.setattr(F, "pool", lambda x, algebra, reduce, batch, size, dim, by_grade: x.mean(dim))
+        for name in ("weighted_geometric_product", "steerable_geometric_product"):
+            monkeypatch.setattr(F, name, substitute(getattr(reference, name)))
+        monkeypatch.setattr(F, "fully_connected_geometric_product", substitute(truth.fully_connected))
+        monkeypatch.setattr(F, "gate", lambda x, name, *_: x * getattr(nn.functional, name)(x[..., :1, :]))
+        monkeypatch.setattr(F, "invariants", lambda x, a, inner, *_: test_invariants.truth(a.name, inner)(x))
+        monkeypatch.setattr(F, "pool", lambda x, algebra, reduce, batch, size, dim, *_: x.mean(dim))
 
     return use
 

@@ -148,6 +148,7 @@ def trained_in_step(run, model, twin, device, steps):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # inductor's advice
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # a part that only makes views
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_compiled_training_step_of_the_n_body_network():
@@ -168,6 +169,7 @@ def test_a_compiled_training_step_of_the_n_body_network():
     torch.compiler.reset()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("channels", [8, 512])
