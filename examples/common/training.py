@@ -139,8 +139,9 @@ class Training(L.LightningModule):
         else:
             for _ in range(count):
                 self.step(self.optimizers())
+        totals = self.trainer.strategy.reduce(self.totals, reduce_op="mean")  # over processes
         # The one moment of a block in which the host waits for the device.
-        means = (self.totals * (self.data.loss_unit / count)).tolist()
+        means = (totals * (self.data.loss_unit / count)).tolist()
         self.seconds += time.perf_counter() - start
         self._record({self.metric("train", name): m for (name, _), m in zip(self.networks(), means, strict=True)})
 
