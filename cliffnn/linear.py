@@ -44,9 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
     return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
 
 
-def _composed(
-    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...], in_place: bool = False
-) -> Tensor:
+def _composed(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...], in_place: bool = False) -> Tensor:
     """Of torch's operators: one product, batched over blades, is faster on a CPU than one for each grade.
 
     Not in place under vmap: there may be many biases for one x.
