@@ -33,7 +33,9 @@ SMALL_DATA = {
     "convex_hulls_o5": FEW,
     "regression_o5": FEW,
     "jets_lorentz": FEW,
+    "forcefield_o3": [*FEW, "--data.picoseconds=0.1"],
 }
+LOSSES = {"jets_lorentz": "bce", "forcefield_o3": "energy_and_forces"}
 QUICK = ["--data.batch_size=4", "--trainer.enable_progress_bar=false"]
 # The cheapest of them, where any will do.
 VOLUME = ["fit", f"--config={ROOT}/configs/signed_volume_o3_small.yaml", *FEW, *QUICK]
@@ -61,7 +63,7 @@ def test_twenty_steps_of_each(name: str, folder: Path, capsys):
     assert "| trained |" in page
     for picture in [*run.glob("*.png"), *run.glob("*.gif")]:
         assert picture.name in page
-    assert read_curve(run / "metrics.csv", "val/" + ("bce" if name == "jets_lorentz" else "mse"))[0] == [10, 20]
+    assert read_curve(run / "metrics.csv", f"val/{LOSSES.get(name, 'mse')}")[0] == [10, 20]
     assert str(run.relative_to(folder)) in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -108,7 +108,9 @@ class Report:
         """Add a picture that lies in the run's folder."""
         self.parts.append(f"![{caption}]({file})\n\n*{caption}*")
 
-    def equivariance(self, algebra: str, grades: tuple[int, ...], out: int) -> None:
+    def equivariance(
+        self, algebra: str, grades: tuple[int, ...], out: int, part: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Add how far predictions are from following versors, even and odd, in float64: the largest relative error.
 
         Parameters
@@ -118,6 +120,8 @@ class Report:
             Of each of the network's inputs: components last, but for scalars and pseudoscalars.
         out : int
             Grade of the prediction.
+        part : callable, optional
+            Takes from a prediction what is of that grade.
         """
         algebra_ = Algebra(algebra)
         network = copy.deepcopy(self.model.net).cpu().double()
@@ -131,7 +135,8 @@ class Report:
             return x.squeeze(-1) if algebra_.grade_sizes[grade] == 1 else x
 
         def predict(*x: Tensor) -> Tensor:
-            return to(network(*map(back, x, grades)), out)
+            prediction = network(*map(back, x, grades))
+            return to(prediction if part is None else part(prediction), out)
 
         multivectors = [to(x.double(), grade) for x, grade in zip(inputs, grades, strict=True)]
         generator = torch.Generator().manual_seed(0)

@@ -17,9 +17,18 @@ from examples.common.capture import Replayed, Streams
 from examples.common.data import ExperimentData, Schedule, Shuffle
 from examples.common.logs import ContinuedCSVLogger
 
+
+def energy_and_forces(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of forces plus, ten times, that of energies per atom; both ``(samples, 1 + 3 atoms)``."""
+    errors = (prediction - target).square()
+    atoms = (errors.shape[1] - 1) / 3
+    return errors[:, 1:].mean() + 10 / atoms**2 * errors[:, 0].mean()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": nn.functional.mse_loss,
     "bce": nn.functional.binary_cross_entropy_with_logits,
+    "energy_and_forces": energy_and_forces,
 }
 
 
@@ -35,8 +44,8 @@ class Training(L.LightningModule):
         From the inputs that the data give to a prediction of the targets.
     baselines : dict of Module, optional
         By name.
-    loss : {"mse", "bce"}
-        Mean squared error, or binary cross entropy of logits.
+    loss : {"mse", "bce", "energy_and_forces"}
+        Mean squared error, binary cross entropy of logits, or `energy_and_forces`.
     learning_rate, weight_decay : float
         Of Adam.
     warmup, decay : float
@@ -58,7 +67,7 @@ class Training(L.LightningModule):
         self,
         net: nn.Module,
         baselines: dict[str, nn.Module] | None = None,
-        loss: Literal["mse", "bce"] = "mse",
+        loss: Literal["mse", "bce", "energy_and_forces"] = "mse",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
         warmup: float = 0.0,
@@ -139,8 +148,9 @@ class Training(L.LightningModule):
         else:
             for _ in range(count):
                 self.step(self.optimizers())
+        totals = self.trainer.strategy.reduce(self.totals, reduce_op="mean")  # over processes
         # The one moment of a block in which the host waits for the device.
-        means = (self.totals * (self.data.loss_unit / count)).tolist()
+        means = (totals * (self.data.loss_unit / count)).tolist()
         self.seconds += time.perf_counter() - start
         self._record({self.metric("train", name): m for (name, _), m in zip(self.networks(), means, strict=True)})
 
