@@ -33,7 +33,7 @@ SMALL_DATA = {
     "convex_hulls_o5": FEW,
     "regression_o5": FEW,
     "jets_lorentz": FEW,
-    "forcefield_o3": [*FEW, "--data.picoseconds=0.1"],
+    "forcefield_o3": [*FEW, "--data.picoseconds=0.02"],
 }
 LOSSES = {"jets_lorentz": "bce", "forcefield_o3": "energy_and_forces"}
 QUICK = ["--data.batch_size=4", "--trainer.enable_progress_bar=false"]
@@ -161,13 +161,31 @@ def state_of(run: Path) -> dict:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def test_killed_run_goes_on_to_the_same_weights(folder: Path):
+@pytest.mark.parametrize(
+    ("name", "steps", "options"),
+    [
+        ("signed_volume_o3", 200, []),
+        ("forcefield_o3", 120, ["--model.baselines=null", "--model.net.channels=2", "--model.net.layers=1"]),
+    ],
+)
+def test_killed_run_goes_on_to_the_same_weights(name: str, steps: int, options: list[str], folder: Path):
+    main = importlib.import_module(f"examples.{name}").main
     # Steps enough that it is killed half way, and blocks that do not divide the validations.
-    long = [*VOLUME, "--trainer.max_steps=200", "--data.validate_every=20", "--data.block=3", "--patience=1000"]
-    signed_volume_o3.main([*long, "--run_name=whole"])
+    long = [
+        "fit",
+        f"--config={ROOT}/configs/{name}_small.yaml",
+        *SMALL_DATA[name],
+        *QUICK,
+        *options,
+        f"--trainer.max_steps={steps}",
+        "--data.validate_every=20",
+        "--data.block=3",
+        "--patience=1000",
+    ]
+    main([*long, "--run_name=whole"])
     cut = folder / "runs" / "cut" / "version_0"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "examples.signed_volume_o3", *long, "--run_name=cut"]
+    command = [sys.executable, "-m", f"examples.{name}", *long, "--run_name=cut"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not any(row["step"] >= 65 for row in read_rows(cut / "metrics.csv")):
@@ -175,12 +193,12 @@ def test_killed_run_goes_on_to_the_same_weights(folder: Path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    assert 60 <= state_of(cut)["global_step"] < 200
-    signed_volume_o3.main([*long, f"--ckpt_path={cut}/checkpoints/last.ckpt"])
+    assert 60 <= state_of(cut)["global_step"] < steps
+    main([*long, f"--ckpt_path={cut}/checkpoints/last.ckpt"])
 
     whole = folder / "runs" / "whole" / "version_0"
-    for name, wanted in state_of(whole)["state_dict"].items():
-        assert torch.equal(state_of(cut)["state_dict"][name], wanted), name
+    for key, wanted in state_of(whole)["state_dict"].items():
+        assert torch.equal(state_of(cut)["state_dict"][key], wanted), key
     assert (cut / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert (cut / "figures.json").read_text() == (whole / "figures.json").read_text()
 
@@ -247,15 +265,18 @@ def test_sweep_runs_each_size_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         (["--trainer.precision=float7"], "float7"),
     ],
 )
-def test_bad_input_ends_in_one_line_and_leaves_nothing(args: list[str], message: str, folder: Path):
+@pytest.mark.parametrize("name", ["signed_volume_o3", "forcefield_o3"])
+def test_bad_input_ends_in_one_line_and_leaves_nothing(name: str, args: list[str], message: str, folder: Path):
     if message == "gpu" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     (folder / "a_file").write_text("nothing")
     torch.save({"state_dict": {"net.weight": torch.zeros(3)}}, folder / "other.ckpt")
     with pytest.raises(SystemExit) as error:
-        signed_volume_o3.main([*VOLUME, *args])
+        importlib.import_module(f"examples.{name}").main(
+            ["fit", f"--config={ROOT}/configs/{name}_small.yaml", *SMALL_DATA[name], *QUICK, *args]
+        )
     text = str(error.value)
-    assert text.startswith("signed_volume_o3: ")
+    assert text.startswith(f"{name}: ")
     assert message in text
     assert "\n" not in text
     assert len(text) < 400, text
