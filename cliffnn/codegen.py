@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from cliffnn.program import Program
 
 
+# Functions that are torch's own, and write where they are told to.
+_INTO = frozenset(
+    {"abs", "cos", "cosh", "exp", "log", "reciprocal", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh"}
+)
+
+
 @functools.lru_cache(maxsize=4)
 def program_of(operation: Operation, recompute: bool = False) -> Program:
     """The program of an operation; a derivative reads what was saved, or computes the result anew."""
@@ -67,10 +73,10 @@ def _assignment(name: str, value) -> list[str]:
     return lines
 
 
-def call(value) -> str:
+def call(value, *options: str) -> str:
     """A function applied to names, as both kinds of source write it."""
     constants = ["TOLERANCE"] if value.function == "sign" else []
-    return f"{value.function}({', '.join([*value.arguments, *constants])})"
+    return f"{value.function}({', '.join([*value.arguments, *constants, *options])})"
 
 
 def buffered_source(name: str, program: Program) -> tuple[str, int]:
@@ -99,7 +105,8 @@ def buffered_source(name: str, program: Program) -> tuple[str, int]:
                     free.append(f"buffer{count}")
                     count += 1
                 buffers[symbol] = free.pop()
-            body.append(_into(buffers[symbol], symbol, value) if first else _added(symbol, value))
+            small = program.uniform.issuperset(operands_of(value))
+            body.append(_into(buffers[symbol], symbol, value, small) if first else _added(symbol, value))
         for operand in operands_of(value):
             if last_use[operand] == index and operand in buffers and operand not in outputs:
                 free.append(buffers.pop(operand))
@@ -116,9 +123,11 @@ def _small(name: str, value, first: bool) -> str:
     return f"{name} = {text}" if first else f"{name} = {name} + {text}"
 
 
-def _into(buffer: str, name: str, value) -> str:
-    """The line that computes the first term of a name in its buffer."""
+def _into(buffer: str, name: str, value, small: bool) -> str:
+    """The line that computes the first term of a name in its buffer; ``small``: from what a row has one of."""
     if hasattr(value, "function"):
+        if value.function in _INTO and not small:
+            return f"{name} = {call(value, f'out={buffer}')}"
         return f"{name} = {buffer}.copy_({call(value)})"
     coefficient, *factors = value
     if len(factors) < 2:
