@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
 from cliffnn import __version__, cache
@@ -17,7 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parts.add_parser("cache", help=about, description=about).add_subparsers(required=True)
     for command in (_list, _clear, _path):
         commands.add_parser(command.__name__[1:], help=command.__doc__).set_defaults(run=command)
-    parser.parse_args(arguments).run()
+    run = parser.parse_args(arguments).run
+    try:
+        run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # who reads has seen enough, as `head` has; nor may the interpreter complain when it closes the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _list() -> None:

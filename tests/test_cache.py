@@ -185,6 +185,16 @@ def test_the_command_line_keeps_to_our_files(fresh, capsys):
     assert set(fresh.iterdir()) == {*foreign, unfinished}
 
 
+def test_a_reader_that_has_seen_enough():
+    """As `head`, which closes the pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "cliffnn", "cache", "list"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_command_line_needs_no_torch(tmp_path):
     environment = {**os.environ, "CLIFFNN_CACHE_DIR": str(tmp_path)}
     run = [sys.executable, "-X", "importtime", "-m", "cliffnn", "cache", "path"]
