@@ -63,10 +63,10 @@ def apply(
     paths = algebra.paths
     if held and len(rows) > 1:
         paths = checked_paths(algebra, *(held.get(name) for name in (*[*rows][:2], "out")))
+    for name, row in rows.items():
+        if params and row.shape[-1] != channels:
+            raise ValueError(f"{name}: got {row.shape[-1]} channels, wanted {channels}, as the other has")
     for name, (each, _) in params.items():
-        for row_name, row in rows.items():
-            if row.shape[-1] != channels:
-                raise ValueError(f"{row_name}: got {row.shape[-1]} channels, wanted {channels}, as the other has")
         axis = each if each in (PATHS, CHANNELS) else "grades"
         count = len(paths if each == PATHS else held.get(each) or algebra.grades)
         wanted, axes = ((channels,), "(channels,)") if each == CHANNELS else ((count, channels), f"({axis}, channels)")

@@ -141,7 +141,7 @@ def _into(buffer: str, name: str, value, small: bool) -> str:
 
 def _is_constant(factors: Iterable[str]) -> bool:
     """Whether a product of names is a number instead of a tensor."""
-    from cliffnn.program import CONSTANTS
+    from cliffnn.statements import CONSTANTS
 
     return all(factor in CONSTANTS for factor in factors)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kingdon import MultiVector
     from kingdon.polynomial import RationalPolynomial
 
-    from cliffnn.program import Trace
+    from cliffnn.trace import Trace
 
     Coefficients: TypeAlias = Sequence[RationalPolynomial]
 

@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from cliffnn.algebra import Algebra
-from cliffnn.ops import geometric_op, library, unobserved
+from cliffnn.ops import below_autograd, geometric_op, library, transformed, unobserved
 
 library.define("fully_connected(Tensor x, Tensor y, Tensor weight, str algebra, bool gate) -> Tensor")
 library.define(
@@ -53,11 +52,11 @@ def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate
     Tensor
         ``(rows, blades, out_channels)``.
     """
-    if _transformed():
+    if transformed():
         x, y = (_gelu(x), _gelu(y)) if gate else (x, y)
         return _plain(x, y, weight, algebra)
     if unobserved([x, y, weight]):
-        return _fully_connected_autograd(x, y, weight, algebra.name, gate)
+        return _FullyConnected.apply(_forward, x, y, weight, algebra.name, gate)
     return torch.ops.cliffnn.fully_connected.default(x, y, weight, algebra.name, gate)
 
 
@@ -88,7 +87,7 @@ def fully_connected_factor(
     if gate and torch.is_grad_enabled():
         other, gate = geometric_op("gelu", algebra, [other]), False
     if unobserved([grad, other, weight]):
-        return _fully_connected_factor_autograd(grad, other, weight, algebra.name, left, gate)
+        return _FullyConnectedFactor.apply(_factor, grad, other, weight, algebra.name, left, gate)
     return torch.ops.cliffnn.fully_connected_factor.default(grad, other, weight, algebra.name, left, gate)
 
 
@@ -113,7 +112,7 @@ def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra,
     if gate and torch.is_grad_enabled():
         x, y, gate = geometric_op("gelu", algebra, [x]), geometric_op("gelu", algebra, [y]), False
     if unobserved([grad, x, y]):
-        return _fully_connected_weight_autograd(grad, x, y, algebra.name, gate)
+        return _FullyConnectedWeight.apply(_weight, grad, x, y, algebra.name, gate)
     return torch.ops.cliffnn.fully_connected_weight.default(grad, x, y, algebra.name, gate)
 
 
@@ -124,13 +123,6 @@ def _gelu(x: Tensor) -> Tensor:
 def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
     """The gradient with respect to x, from that with respect to `gelu` of x."""
     return geometric_op("gelu.vjp(out:x)", algebra, [x, grad])
-
-
-def _transformed() -> bool:
-    """Whether a transform of `torch.func`, or forward mode, is at work: torch has rules for its own functions."""
-    return not torch.compiler.is_compiling() and (
-        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    )
 
 
 @functools.cache
@@ -268,46 +260,42 @@ def _widened(x: Tensor) -> Tensor:
 
 class _FullyConnected(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, y, weight, algebra, gate):
+    def forward(ctx, run, x, y, weight, algebra, gate):
         ctx.save_for_backward(x, y, weight)
         ctx.algebra, ctx.gate = Algebra(algebra), gate
-        if unobserved([x, y, weight]):
-            return _forward(x, y, weight, algebra, gate)
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.cliffnn.fully_connected.default(x, y, weight, algebra, gate)
+        return run(x, y, weight, algebra, gate)
 
     @staticmethod
     def backward(ctx, grad):
         x, y, weight = ctx.saved_tensors
         grad_x = grad_y = grad_weight = None
-        if ctx.needs_input_grad[2]:
+        _, need_x, need_y, need_weight, *_ = ctx.needs_input_grad
+        if need_weight:
             grad_weight = fully_connected_weight(grad, x, y, ctx.algebra, ctx.gate)
-        if ctx.needs_input_grad[0]:
+        if need_x:
             grad_x = fully_connected_factor(grad, y, weight, ctx.algebra, True, ctx.gate)
             grad_x = _through_gelu(grad_x, x, ctx.algebra) if ctx.gate else grad_x
-        if ctx.needs_input_grad[1]:
+        if need_y:
             grad_y = fully_connected_factor(grad, x, weight, ctx.algebra, False, ctx.gate)
             grad_y = _through_gelu(grad_y, y, ctx.algebra) if ctx.gate else grad_y
-        return grad_x, grad_y, grad_weight, None, None
+        return None, grad_x, grad_y, grad_weight, None, None
 
 
 class _FullyConnectedFactor(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, grad, other, weight, algebra, left, gate):
+    def forward(ctx, run, grad, other, weight, algebra, left, gate):
         ctx.save_for_backward(grad, other, weight)
         ctx.algebra, ctx.left, ctx.gate = Algebra(algebra), left, gate
-        if unobserved([grad, other, weight]):
-            return _factor(grad, other, weight, algebra, left, gate)
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.cliffnn.fully_connected_factor.default(grad, other, weight, algebra, left, gate)
+        return run(grad, other, weight, algebra, left, gate)
 
     @staticmethod
     def backward(ctx, cotangent):
         _refuse(ctx.gate)
         grad, other, weight = ctx.saved_tensors
-        need_grad, need_other, need_weight, *_ = ctx.needs_input_grad
+        _, need_grad, need_other, need_weight, *_ = ctx.needs_input_grad
         factors = (cotangent, other) if ctx.left else (other, cotangent)
         return (
+            None,
             fully_connected(*factors, weight, ctx.algebra) if need_grad else None,
             fully_connected_factor(grad, cotangent, weight, ctx.algebra, not ctx.left) if need_other else None,
             fully_connected_weight(grad, *factors, ctx.algebra) if need_weight else None,
@@ -319,20 +307,18 @@ class _FullyConnectedFactor(torch.autograd.Function):
 
 class _FullyConnectedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, grad, x, y, algebra, gate):
+    def forward(ctx, run, grad, x, y, algebra, gate):
         ctx.save_for_backward(grad, x, y)
         ctx.algebra, ctx.gate = Algebra(algebra), gate
-        if unobserved([grad, x, y]):
-            return _weight(grad, x, y, algebra, gate)
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.cliffnn.fully_connected_weight.default(grad, x, y, algebra, gate)
+        return run(grad, x, y, algebra, gate)
 
     @staticmethod
     def backward(ctx, cotangent):
         _refuse(ctx.gate)
         grad, x, y = ctx.saved_tensors
-        need_grad, need_x, need_y, *_ = ctx.needs_input_grad
+        _, need_grad, need_x, need_y, *_ = ctx.needs_input_grad
         return (
+            None,
             fully_connected(x, y, cotangent, ctx.algebra) if need_grad else None,
             fully_connected_factor(grad, y, cotangent, ctx.algebra, left=True) if need_x else None,
             fully_connected_factor(grad, x, cotangent, ctx.algebra, left=False) if need_y else None,
@@ -344,18 +330,6 @@ class _FullyConnectedWeight(torch.autograd.Function):
 def _refuse(gate: bool) -> None:
     if gate:
         raise RuntimeError("a gated gradient's operator has no derivative; the functions of this module gate before it")
-
-
-def _fully_connected_autograd(x, y, weight, algebra, gate):
-    return _FullyConnected.apply(x, y, weight, algebra, gate)
-
-
-def _fully_connected_factor_autograd(grad, other, weight, algebra, left, gate):
-    return _FullyConnectedFactor.apply(grad, other, weight, algebra, left, gate)
-
-
-def _fully_connected_weight_autograd(grad, x, y, algebra, gate):
-    return _FullyConnectedWeight.apply(grad, x, y, algebra, gate)
 
 
 def _fully_connected_fake(x, y, weight, algebra, gate):
@@ -370,12 +344,13 @@ def _fully_connected_weight_fake(grad, x, y, algebra, gate):
     return x.new_empty(len(Algebra(algebra).paths), grad.shape[-1], x.shape[-1])
 
 
-for _name, _run, _autograd, _fake in (
-    ("fully_connected", _forward, _fully_connected_autograd, _fully_connected_fake),
-    ("fully_connected_factor", _factor, _fully_connected_factor_autograd, _fully_connected_factor_fake),
-    ("fully_connected_weight", _weight, _fully_connected_weight_autograd, _fully_connected_weight_fake),
+for _name, _run, _function, _fake in (
+    ("fully_connected", _forward, _FullyConnected, _fully_connected_fake),
+    ("fully_connected_factor", _factor, _FullyConnectedFactor, _fully_connected_factor_fake),
+    ("fully_connected_weight", _weight, _FullyConnectedWeight, _fully_connected_weight_fake),
 ):
     for _key in ("CPU", "CUDA"):
         library.impl(_name, _run, _key)
-    library.impl(_name, _autograd, "Autograd")
+    _operator = below_autograd(getattr(torch.ops.cliffnn, _name).default)
+    library.impl(_name, functools.partial(_function.apply, _operator), "Autograd")
     torch.library.register_fake(f"cliffnn::{_name}", _fake, lib=library)

@@ -27,7 +27,8 @@ from cliffnn.ops import evaluate
 if TYPE_CHECKING:
     from kingdon import MultiVector
 
-    from cliffnn.program import Statement, Trace, Value
+    from cliffnn.statements import Statement, Value
+    from cliffnn.trace import Trace
     from cliffnn.tracing import Tracer
 
 # What annotates coefficients; annotations of the future are source.

@@ -6,10 +6,12 @@ Two operators, each other's derivatives: ``cliffnn::linear`` and, for the gradie
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
-from cliffnn.ops import library, unobserved
+from cliffnn.ops import below_autograd, library, transformed, unobserved
 
 library.define("linear(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor")
 library.define("linear_weight(Tensor grad, Tensor x, int[] sizes) -> Tensor")
@@ -34,11 +36,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
     Tensor
         ``(rows, blades, out_channels)``.
     """
-    # torch.func has rules for torch's operators; dynamo takes the peek for a constant that is not None
-    compiling = torch.compiler.is_compiling()
-    transformed = not compiling and torch._C._functorch.peek_interpreter_stack() is not None
-    if not x.is_cuda or transformed:
-        return _composed(x, weight, bias, sizes, in_place=not (transformed or compiling))
+    by_torch = transformed()
+    if not x.is_cuda or by_torch:
+        return _composed(x, weight, bias, sizes, in_place=not (by_torch or torch.compiler.is_compiling()))
     if unobserved([t for t in (x, weight, bias) if t is not None]):
         return _Linear.apply(_linear, x, weight, bias, sizes)
     return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
@@ -138,22 +138,6 @@ class _LinearWeight(torch.autograd.Function):
         )
 
 
-def _linear_autograd(x, weight, bias, sizes):
-    return _Linear.apply(_below_autograd(torch.ops.cliffnn.linear.default), x, weight, bias, sizes)
-
-
-def _linear_weight_autograd(grad, x, sizes):
-    return _LinearWeight.apply(_below_autograd(torch.ops.cliffnn.linear_weight.default), grad, x, sizes)
-
-
-def _below_autograd(operator):
-    def run(*arguments):
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*arguments)
-
-    return run
-
-
 def _linear_fake(x, weight, bias, sizes):
     return x.new_empty(*x.shape[:-1], weight.shape[1])
 
@@ -162,15 +146,27 @@ def _linear_weight_fake(grad, x, sizes):
     return x.new_empty(len(sizes), grad.shape[-1], x.shape[-1])
 
 
-library.impl("linear", _linear, "CUDA")
-library.impl("linear_weight", _linear_weight, "CUDA")
-library.impl("linear", _linear_autograd, "Autograd")
-library.impl("linear_weight", _linear_weight_autograd, "Autograd")
-torch.library.register_fake("cliffnn::linear", _linear_fake, lib=library)
-torch.library.register_fake("cliffnn::linear_weight", _linear_weight_fake, lib=library)
-torch.library.register_vmap(
-    "cliffnn::linear", lambda info, dims, *inputs: (torch.vmap(_composed, dims)(*inputs), 0), lib=library
-)
-torch.library.register_vmap(
-    "cliffnn::linear_weight", lambda info, dims, *inputs: (torch.vmap(_composed_weight, dims)(*inputs), 0), lib=library
-)
+def _batched(composed):
+    """The rule of `torch.vmap`: one after the other, of torch's operators."""
+
+    def rule(info, in_dims, *inputs):
+        *tensors, sizes = inputs
+        dims = in_dims[: len(tensors)]
+        results = [
+            composed(*(t if d is None else t.select(d, n) for t, d in zip(tensors, dims, strict=True)), sizes)
+            for n in range(info.batch_size)
+        ]
+        return torch.stack(results), 0
+
+    return rule
+
+
+for _name, _run, _function, _fake, _torchs in (
+    ("linear", _linear, _Linear, _linear_fake, _composed),
+    ("linear_weight", _linear_weight, _LinearWeight, _linear_weight_fake, _composed_weight),
+):
+    library.impl(_name, _run, "CUDA")
+    _operator = below_autograd(getattr(torch.ops.cliffnn, _name).default)
+    library.impl(_name, functools.partial(_function.apply, _operator), "Autograd")
+    torch.library.register_fake(f"cliffnn::{_name}", _fake, lib=library)
+    torch.library.register_vmap(f"cliffnn::{_name}", _batched(_torchs), lib=library)

@@ -14,7 +14,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike,
 
     .. math:: \langle o_c \rangle_k = \sum_{c'} W_{k,c c'} \langle x_{c'} \rangle_k + \delta_{k0} b_c
 
-    Under float32, products are as exact as `torch.set_float32_matmul_precision` asks for.
+    Under float32, products are as exact as `torch.set_float32_matmul_precision` asks for; where it asks for
+    float32, tensor cores give 21 to 22 of its 24 bits.
 
     Parameters
     ----------

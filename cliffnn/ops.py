@@ -6,7 +6,7 @@ from the expression, and run fused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -62,6 +62,24 @@ def unobserved(tensors: Sequence[Tensor]) -> bool:
     ):
         return False
     return {*map(type, tensors)} <= _PLAIN
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func`, or forward mode, is at work: torch has rules for its own functions."""
+    # dynamo would take the peek for a constant that is not None
+    return not torch.compiler.is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
+
+
+def below_autograd(operator: Callable) -> Callable:
+    """An operator's kernels, past the rules of autograd that call them."""
+
+    def run(*arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    return run
 
 
 def _dispatched(inputs, text, algebra, eps, generator):
@@ -177,12 +195,8 @@ def _save(ctx, others, arguments, inputs, outputs):
 
 
 def _autograd(inputs, text, algebra, eps, generator):
-    return list(_Function.apply(_below_autograd, text, algebra, eps, generator, *inputs))
-
-
-def _below_autograd(*arguments):
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.cliffnn.geometric_op.default(*arguments)
+    run = below_autograd(torch.ops.cliffnn.geometric_op.default)
+    return list(_Function.apply(run, text, algebra, eps, generator, *inputs))
 
 
 def _batched(info, in_dims, inputs, text, algebra, eps, generator):

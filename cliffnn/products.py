@@ -133,7 +133,8 @@ def fully_connected_geometric_product(
     .. math:: o_c = \sum_{c'} \sum_{(i, j, k)} W_{ijk,c c'}
         \left\langle \langle x_{c'} \rangle_i \langle y_{c'} \rangle_j \right\rangle_k
 
-    Under float32, products are as exact as `torch.set_float32_matmul_precision` asks for.
+    Under float32, products are as exact as `torch.set_float32_matmul_precision` asks for; where it asks for
+    float32, tensor cores give 21 to 22 of its 24 bits.
 
     Parameters
     ----------

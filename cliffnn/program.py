@@ -12,47 +12,29 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
 
-from kingdon.polynomial import Polynomial, RationalPolynomial
+from kingdon.polynomial import Polynomial
 
 from cliffnn.operation import Operation, gradient_name
-
-if TYPE_CHECKING:
-    from kingdon import MultiVector
-
-
-@dataclass(frozen=True)
-class Call:
-    """A function applied to names, and to whole numbers that say which function of a family."""
-
-    function: str
-    arguments: tuple[str, ...]
-
-
-Value: TypeAlias = Polynomial | Call
-Statement: TypeAlias = tuple[str, Value]
-
-# Numbers that a program takes beside its inputs: what norms add to what they divide by, and how small a quadratic form
-# may be before its sign counts as zero.
-CONSTANTS = ("EPS", "TOLERANCE")
+from cliffnn.statements import CONSTANTS, Builder, Call, Statement, Value, numbered, operands, summed, variable
+from cliffnn.trace import Norm, Trace
 
 # The derivative of each elementary function, as a polynomial in its argument, its value, and calls of others.
 DERIVATIVES: dict[str, Callable[[Builder, str, str], Polynomial]] = {
-    "abs": lambda builder, x, value: _symbol(builder.call("sign", x, value)),
-    "cos": lambda builder, x, value: -_symbol(builder.call("sin", x)),
-    "cosh": lambda builder, x, value: _symbol(builder.call("sinh", x)),
-    "exp": lambda builder, x, value: _symbol(value),
-    "log": lambda builder, x, value: _symbol(builder.call("reciprocal", x)),
-    "normal_cdf": lambda builder, x, value: _symbol(builder.call("normal_pdf", x)),
-    "normal_pdf": lambda builder, x, value: -_symbol(x) * _symbol(value),
-    "reciprocal": lambda builder, x, value: -_symbol(value) * _symbol(value),
-    "sigmoid": lambda builder, x, value: _symbol(value) - _symbol(value) * _symbol(value),
-    "sin": lambda builder, x, value: _symbol(builder.call("cos", x)),
-    "sinh": lambda builder, x, value: _symbol(builder.call("cosh", x)),
-    "sqrt": lambda builder, x, value: Fraction(1, 2) * _symbol(builder.call("reciprocal", value)),
-    "tan": lambda builder, x, value: _symbol(value) * _symbol(value) + 1,
-    "tanh": lambda builder, x, value: 1 - _symbol(value) * _symbol(value),
+    "abs": lambda builder, x, value: variable(builder.call("sign", x, value)),
+    "cos": lambda builder, x, value: -variable(builder.call("sin", x)),
+    "cosh": lambda builder, x, value: variable(builder.call("sinh", x)),
+    "exp": lambda builder, x, value: variable(value),
+    "log": lambda builder, x, value: variable(builder.call("reciprocal", x)),
+    "normal_cdf": lambda builder, x, value: variable(builder.call("normal_pdf", x)),
+    "normal_pdf": lambda builder, x, value: -variable(x) * variable(value),
+    "reciprocal": lambda builder, x, value: -variable(value) * variable(value),
+    "sigmoid": lambda builder, x, value: variable(value) - variable(value) * variable(value),
+    "sin": lambda builder, x, value: variable(builder.call("cos", x)),
+    "sinh": lambda builder, x, value: variable(builder.call("cosh", x)),
+    "sqrt": lambda builder, x, value: Fraction(1, 2) * variable(builder.call("reciprocal", value)),
+    "tan": lambda builder, x, value: variable(value) * variable(value) + 1,
+    "tanh": lambda builder, x, value: 1 - variable(value) * variable(value),
 }
 # Functions that are not finite everywhere.
 SINGULAR = frozenset({"log", "reciprocal", "sqrt", "tan"})
@@ -62,163 +44,8 @@ _FLAT = {"sign", "zero"}
 
 def _stumpff_slope(builder: Builder, s: str, index: int) -> Polynomial:
     """The derivative of c_k(s), the sum of s^j / (2j + k)!, is (c_(k+1) - k c_(k+2)) / 2."""
-    first, second = (_symbol(builder.call("stumpff", s, str(index + step))) for step in (1, 2))
+    first, second = (variable(builder.call("stumpff", s, str(index + step))) for step in (1, 2))
     return Fraction(1, 2) * (first - index * second)
-
-
-def _symbol(name: str) -> Polynomial:
-    return Polynomial([[1, name]])
-
-
-def _sum(values: Iterable[Polynomial]) -> Polynomial:
-    return sum(values, Polynomial([]))
-
-
-@dataclass(frozen=True)
-class Norm:
-    """What the norm made of one grade.
-
-    Attributes
-    ----------
-    metric : tuple of int
-        The weight of each blade in the grade's quadratic form.
-    before, after : tuple of str
-        The blades, and the same times ``scale``.
-    scale : str
-        The reciprocal root mean square.
-    """
-
-    metric: tuple[int, ...]
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    scale: str
-
-
-class Builder:
-    """Collects statements; an equal value gets one name, and a value that is a name gets none."""
-
-    def __init__(self, taken: set[str], statements: tuple[Statement, ...] = ()):
-        self.statements = list(statements)
-        self._taken = taken
-        self._names: dict[Value, str] = {value: name for name, value in statements}
-
-    def let(self, name: str, value: Value) -> str:
-        if isinstance(value, Polynomial) and len(value) == 1 and len(value[0]) == 2 and value[0][0] == 1:
-            return value[0][1]
-        if value not in self._names:
-            self.assign(self._fresh(name), value)
-        return self._names[value]
-
-    def assign(self, name: str, value: Value) -> None:
-        """Assign under just this name, for an output."""
-        self._taken.add(name)
-        self.statements.append((name, value))
-        self._names.setdefault(value, name)
-
-    def call(self, function: str, *arguments: str) -> str:
-        return self.let("_".join((function, *arguments)), Call(function, arguments))
-
-    def _fresh(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        return candidate
-
-
-class Trace:
-    """What an expression writes its intermediate results to: they stay factored instead of being multiplied out."""
-
-    def __init__(self, operation: Operation):
-        self.operation = operation
-        self.algebra = operation.algebra
-        self._keys = tuple(self.algebra.kingdon.canon2bin.values())
-        self._position = {key: index for index, key in enumerate(self._keys)}
-        self.builder = Builder(taken=set(CONSTANTS))
-
-    @property
-    def anchor(self) -> str:
-        """An input that comes row by row."""
-        return next(f"{name}{g.indices[0]}" for name, g in self.operation.inputs.items() if g.kind == "rows")
-
-    def multivector(self, name: str) -> MultiVector:
-        keys = tuple(self._keys[blade] for blade in self.operation.inputs[name].indices)
-        return self.algebra.kingdon.multivector(keys=keys, values=self.coefficients(name))
-
-    def coefficients(self, name: str) -> list[RationalPolynomial]:
-        symbols = _symbols(name, self.operation.inputs[name].indices)
-        self.builder._taken.update(symbols)
-        return [RationalPolynomial.fromname(symbol) for symbol in symbols]
-
-    def let(self, name: str, mv: MultiVector) -> MultiVector:
-        """Name each coefficient of ``mv`` and go on with the names."""
-        values = [self.number(f"{name}_{self._position[key]}", value) for key, value in mv.items()]
-        return self.algebra.kingdon.multivector(keys=tuple(mv.keys()), values=values)
-
-    def number(self, name: str, number: RationalPolynomial | int | float) -> RationalPolynomial | int | float:
-        """Name a number and go on with the name; a constant stays what it is."""
-        polynomial = _polynomial(number)
-        if not operands(polynomial):
-            return sum(coefficient for (coefficient,) in polynomial.args)
-        return RationalPolynomial.fromname(self.builder.let(name, polynomial))
-
-    @property
-    def eps(self) -> RationalPolynomial:
-        """The number that a norm adds to what it divides by."""
-        return RationalPolynomial.fromname("EPS")
-
-    def apply(self, function: str, number: RationalPolynomial | int | float) -> RationalPolynomial | float:
-        """An elementary function, or the mean over the channels."""
-        if not isinstance(number, RationalPolynomial):
-            return getattr(math, function)(number)
-        return RationalPolynomial.fromname(
-            self.builder.call(function, self.builder.let("argument", _polynomial(number)))
-        )
-
-    def finish(self, result: str, mv: MultiVector) -> tuple[Norm, ...]:
-        """Assign the coefficients of a result, normalised if the operation says so."""
-        values = {self._position[key]: _polynomial(value) for key, value in mv.items()}
-        for blade in self.operation.blades_of(result):
-            if not operands(value := values.get(blade, Polynomial([]))):
-                # a constant, of an input's shape
-                values[blade] = value + _symbol(self.builder.call("zero", self.anchor))
-        norms = []
-        for k in self.operation.grades_of(result):
-            blades = self.algebra.grade_slices[k]
-            indices = range(blades.start, blades.stop)
-            if self.operation.normalize and k in self.operation.normed_grades:
-                norms.append(self._normalize(k, indices, values))
-            else:
-                for blade in indices:
-                    self.builder.assign(f"{result}{blade}", values[blade])
-        return tuple(norms)
-
-    def _normalize(self, grade: int, blades: range, values: Mapping[int, Polynomial]) -> Norm:
-        metric = tuple(self.algebra.quadratic_form[blade] for blade in blades)
-        before = tuple(self.builder.let(f"product{blade}", values[blade]) for blade in blades)
-        form = _sum(m * _symbol(name) * _symbol(name) for m, name in zip(metric, before, strict=True))
-        size = self.builder.let(f"form{grade}", form)
-        if -1 in metric:
-            size = self.builder.call("abs", size)
-        mean = self.builder.let(f"mean{grade}", Call("mean", (size,)))
-        square = self.builder.let(f"square{grade}", _symbol(mean) + _symbol("EPS"))
-        self.builder.assign(f"scales{grade}", Call("rsqrt", (square,)))
-        after = tuple(f"out{blade}" for blade in blades)
-        for name, result in zip(before, after, strict=True):
-            self.builder.assign(result, _symbol(name) * _symbol(f"scales{grade}"))
-        return Norm(metric, before, after, f"scales{grade}")
-
-
-def _symbols(name: str, indices: Iterable[int]) -> tuple[str, ...]:
-    return tuple(f"{name}{index}" for index in indices)
-
-
-def _polynomial(value: RationalPolynomial | int | float) -> Polynomial:
-    if not isinstance(value, RationalPolynomial):
-        return Polynomial([[value]] if value else [])
-    if value.denom != 1:
-        raise NotImplementedError(f"an expression divides by {value.denom}: only polynomials can be generated")
-    return value.numer
 
 
 @dataclass(frozen=True)
@@ -258,10 +85,10 @@ class Program:
         named = zip(operation.results, results if isinstance(results, tuple) else (results,), strict=True)
         norms = tuple(norm for name, result in named for norm in trace.finish(name, result))
         names = (*operation.expression.rows, *operation.expression.params)
-        inputs = {name: _symbols(name, operation.inputs[name].indices) for name in names}
-        outputs = {name: _symbols(name, operation.blades_of(name)) for name in operation.results}
+        inputs = {name: numbered(name, operation.inputs[name].indices) for name in names}
+        outputs = {name: numbered(name, operation.blades_of(name)) for name in operation.results}
         if operation.normalize:
-            outputs["scales"] = _symbols("scales", operation.normed_grades)
+            outputs["scales"] = numbered("scales", operation.normed_grades)
         program = cls(inputs, outputs, tuple(trace.builder.statements), trace.anchor, norms=norms)
         for order, derivative in enumerate(operation.derivatives, 1):
             program = program.vjp(derivative.of, derivative.wrt, order)
@@ -284,7 +111,7 @@ class Program:
         cotangents = {bar + name: tuple(bar + symbol for symbol in self.outputs[name]) for name in of}
         taken.update(symbol for group in cotangents.values() for symbol in group)
         builder = Builder(taken | set(CONSTANTS), self.statements)
-        adjoints = {symbol: _symbol(bar + symbol) for name in of for symbol in self.outputs[name]}
+        adjoints = {symbol: variable(bar + symbol) for name in of for symbol in self.outputs[name]}
 
         needed = self._depending_on({symbol for name in wrt for symbol in self.inputs[name]})
         norms = {norm.scale: norm for norm in self.norms}
@@ -303,10 +130,10 @@ class Program:
                 continue
             if name in normed or name not in adjoints or name not in needed:
                 continue
-            upstream = _symbol(builder.let(bar + name, adjoints[name]))
+            upstream = variable(builder.let(bar + name, adjoints[name]))
             if isinstance(value, Call):
                 if value.function == "mean":
-                    add(value.arguments[0], _symbol(builder.call("mean", upstream[0][1])))
+                    add(value.arguments[0], variable(builder.call("mean", upstream[0][1])))
                 elif value.function == "stumpff":
                     argument, index = value.arguments
                     add(argument, _stumpff_slope(builder, argument, int(index)) * upstream)
@@ -350,9 +177,9 @@ class Program:
         def expansion(name: str) -> Polynomial:
             """With what is computed from factors that all channels share written out."""
             if name not in expanded:
-                whole, value = _symbol(name), values.get(name)
+                whole, value = variable(name), values.get(name)
                 if isinstance(value, Polynomial) and name not in uniform:
-                    terms = _sum(_product(m[0], [expansion(factor) for factor in m[1:]]) for m in value.args)
+                    terms = summed(_product(m[0], [expansion(factor) for factor in m[1:]]) for m in value.args)
                     if not uniform.isdisjoint(operands(terms)):
                         whole = terms
                 expanded[name] = whole
@@ -451,22 +278,22 @@ def _norm_adjoint(builder: Builder, norm: Norm, given: Mapping[str, Polynomial],
     was normalised: what was saved need not be computed anew. A sign that rounding errors would choose counts as zero,
     see `cliffnn.precision.sign_tolerance`; zero is a subgradient of the absolute value too.
     """
-    scale = _symbol(norm.scale)
-    upstream = {name: _symbol(builder.let(bar + name, adjoint)) for name, adjoint in given.items()}
-    terms = [_symbol(name) * upstream[name] for name in norm.after if name in upstream]
+    scale = variable(norm.scale)
+    upstream = {name: variable(builder.let(bar + name, adjoint)) for name, adjoint in given.items()}
+    terms = [variable(name) * upstream[name] for name in norm.after if name in upstream]
     if norm.scale in upstream:
         terms.append(scale * upstream[norm.scale])
-    pull = _symbol(builder.call("mean", builder.let(f"{bar}{norm.scale}_inner", _sum(terms))))
+    pull = variable(builder.call("mean", builder.let(f"{bar}{norm.scale}_inner", summed(terms))))
     if -1 in norm.metric:
-        squares = [m * _symbol(name) * _symbol(name) for m, name in zip(norm.metric, norm.after, strict=True)]
-        sizes = [abs(m) * _symbol(name) * _symbol(name) for m, name in zip(norm.metric, norm.after, strict=True)]
-        form = builder.let(f"{norm.scale}_form", _sum(squares))
-        size = builder.let(f"{norm.scale}_size", _sum(sizes))
-        pull = _symbol(builder.let(f"{bar}{norm.scale}_pull", pull * _symbol(builder.call("sign", form, size))))
+        squares = [m * variable(name) * variable(name) for m, name in zip(norm.metric, norm.after, strict=True)]
+        sizes = [abs(m) * variable(name) * variable(name) for m, name in zip(norm.metric, norm.after, strict=True)]
+        form = builder.let(f"{norm.scale}_form", summed(squares))
+        size = builder.let(f"{norm.scale}_size", summed(sizes))
+        pull = variable(builder.let(f"{bar}{norm.scale}_pull", pull * variable(builder.call("sign", form, size))))
     result = {}
     for m, before, after in zip(norm.metric, norm.before, norm.after, strict=True):
-        rest = upstream.get(after, Polynomial([])) - m * _symbol(after) * pull
-        result[before] = scale * _symbol(builder.let(f"{bar}{after}_rest", rest))
+        rest = upstream.get(after, Polynomial([])) - m * variable(after) * pull
+        result[before] = scale * variable(builder.let(f"{bar}{after}_rest", rest))
     return result
 
 
@@ -482,9 +309,9 @@ def _linear(builder: Builder, value: Polynomial, uniform: frozenset[str]) -> Pol
         # with one sign and size for all multiples, so that they share a mean
         size = Fraction(part[0][0])
         unit = Polynomial([[_whole(coefficient / size), *own] for coefficient, *own in part.args])
-        factors = [_symbol(name) for name in shared]
+        factors = [variable(name) for name in shared]
         if operands(unit):
-            factors.append(_symbol(builder.call("mean", builder.let("unit", unit))))
+            factors.append(variable(builder.call("mean", builder.let("unit", unit))))
         total = total + _product(_whole(size), factors)
     return total
 
@@ -495,13 +322,6 @@ def _product(coefficient: int | Fraction, factors: Iterable[Polynomial]) -> Poly
 
 def _whole(number: Fraction) -> int | Fraction:
     return int(number) if number.denominator == 1 else number
-
-
-def operands(value: Value) -> tuple[str, ...]:
-    """The names that a value is computed from."""
-    if isinstance(value, Call):
-        return tuple(argument for argument in value.arguments if argument.isidentifier())
-    return tuple(dict.fromkeys(factor for monomial in value.args for factor in monomial[1:]))
 
 
 def _is_mean(value: Value) -> bool:

@@ -12,7 +12,8 @@ import heapq
 from collections import defaultdict
 from typing import NamedTuple, TypeAlias
 
-from cliffnn.program import CONSTANTS, Call, Program, operands
+from cliffnn.program import Program
+from cliffnn.statements import CONSTANTS, Call, operands
 
 Monomial: TypeAlias = tuple
 

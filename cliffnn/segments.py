@@ -84,27 +84,22 @@ class _Spread(torch.autograd.Function):
         return _choose(_Sum, _DualSum).apply(grad, *ctx.saved_tensors), None, None, None
 
 
-class _DualSum(_Sum):
-    """With a rule for forward mode."""
+class _Dual:
+    """What rules for forward mode read is saved too."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
         ctx.save_for_forward(*inputs[1:])
 
+
+class _DualSum(_Dual, _Sum):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         return _DualSum.apply(tangent, *ctx.saved_tensors)
 
 
-class _DualSpread(_Spread):
-    """With a rule for forward mode."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
-
+class _DualSpread(_Dual, _Spread):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         return _DualSpread.apply(tangent, *ctx.saved_tensors)

@@ -18,7 +18,7 @@ import kingdon
 from kingdon.operators import scalar
 from kingdon.polynomial import Polynomial
 
-from cliffnn.program import CONSTANTS, Builder, Call
+from cliffnn.statements import CONSTANTS, Builder, Call
 
 # What can be taken of a number, and of a multivector that is one; `math` has them for constants.
 FUNCTIONS = ("abs", "cos", "cosh", "exp", "log", "sin", "sinh", "sqrt", "tan", "tanh")

@@ -114,7 +114,8 @@ def by_blade(x, signature):
 def silu(x, weight, bias, signature):
     """``<x>_k sigmoid(a_k i_k + b_k)`` with the scalar i_0 and i_k = q_k(x)."""
     invariants = torch.cat([x[..., :1, :], forms(x, signature)[..., 1:, :]], -2)
-    return x / (1 + torch.exp(-by_blade(weight * invariants + bias, signature)))
+    # not 1 / (1 + exp), which float16 overflows
+    return x * torch.sigmoid(by_blade(weight * invariants + bias, signature))
 
 
 def smooth_norm(form):

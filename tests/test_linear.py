@@ -106,6 +106,32 @@ def test_derivatives_of_the_operators(sizes):
         assert torch.autograd.gradgradcheck(run, arguments)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dims", [(0, 0, 0), (0, None, None), (None, 0, None), (1, None, 0)], ids=str)
+def test_batches_of_operators(dims, biased):
+    """What compiled code under `torch.vmap` asks of them, whatever the device."""
+    sizes = [1, 2, 1]
+    shapes = (3, 4, 5), (3, 6, 5), (6,)
+    dims = [*dims[:2], dims[2] if biased else None]
+    tensors = [
+        torch.randn(shape if d is None else (*shape[:d], 2, *shape[d:]), dtype=torch.float64)
+        for shape, d in zip(shapes, dims, strict=True)
+    ]
+    x, weight, bias = tensors[0], tensors[1], tensors[2] if biased else None
+    one = [[t if d is None else t.select(d, n) for t, d in zip((x, weight, bias), dims, strict=True)] for n in range(2)]
+    wanted = [truth(*of_one, torch.ones(3, 4, 6, dtype=torch.float64), sizes)[0] for of_one in one]
+    operator = torch.ops.cliffnn.linear.default
+    got = torch.vmap(lambda *of_one: operator(*of_one, sizes), (*dims,))(x, weight, bias)
+    torch.testing.assert_close(got, torch.stack(wanted))
+
+    grad = torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    got = torch.vmap(lambda g, x: torch.ops.cliffnn.linear_weight.default(g, x, sizes), (0, dims[0]))(grad, x)
+    for n, gradient in enumerate(got):
+        own = x if dims[0] is None else x.select(dims[0], n)
+        blades = torch.einsum("nbo,nbi->boi", grad[n], own)
+        torch.testing.assert_close(gradient, torch.stack([part.sum(0) for part in blades.split(sizes)]))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -55,7 +55,7 @@ WIDE = {"R2": 4100, "R3": 2100, "R1,3": 1100, "R2,0,1": 2100, "R5": 600}
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # What smooths a norm is nothing in float16, and the reference's gradients then are not finite.
-DTYPES_OF = {e: DTYPES if e in NORMED else DTYPES[:3] for e in EXPRESSIONS}
+DTYPES_OF = {e: DTYPES[:3] if e in WITHIN else DTYPES for e in EXPRESSIONS}
 FUSED = ("gelu_weighted_geometric_product", True)
 # The identity is nothing without the norm.
 OPERATORS = [

@@ -9,8 +9,9 @@ from kingdon.polynomial import Polynomial
 from cliffnn.codegen import function_source, program_of
 from cliffnn.expressions import EXPRESSIONS
 from cliffnn.operation import operation
-from cliffnn.program import Call, Program
+from cliffnn.program import Program
 from cliffnn.schedule import scheduled
+from cliffnn.statements import Call
 
 
 def program(expression, algebra, *derivatives):

@@ -204,7 +204,7 @@ def plain_torch(monkeypatch):
 
     def linear(x, weight, bias, algebra, grades=None):
         assert grades is None
-        # on a GPU float32 factors come to tensor cores in parts: two to three times the error (docs/kernels.md)
+        # on a GPU float32 factors come to tensor cores in parts, which errs more (docs/kernels.md)
         product = InParts.apply if x.is_cuda and x.dtype == torch.float32 else torch.matmul
         blades = enumerate(Algebra(algebra).grade_of_blades)
         out = torch.stack([product(x[..., b, :], weight[k].T) for b, k in blades], -2)

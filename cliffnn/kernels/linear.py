@@ -153,7 +153,7 @@ def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 
 def dot_precision(x: Tensor) -> str:
-    """How float32 factors are multiplied: as torch's setting allows, or as exactly as float32 on tensor cores."""
+    """How float32 factors are multiplied: as torch's setting allows, or to 21 to 22 bits on tensor cores."""
     if x.dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return "ieee" if torch.version.hip or not x.is_cuda else "tf32x3"

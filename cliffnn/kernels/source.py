@@ -229,7 +229,7 @@ def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[
 
 def _stages(program: Program) -> dict[str, int]:
     """When each name is computed: as late as its users allow, so that few values wait for a sum over channels."""
-    from cliffnn.program import operands
+    from cliffnn.statements import operands
 
     last = len(program.means)
     stages = dict.fromkeys((symbol for group in program.outputs.values() for symbol in group), last)
@@ -246,7 +246,7 @@ def _stages(program: Program) -> dict[str, int]:
 
 def _needed_in_lanes(program: Program) -> set[str]:
     """The names, one a row, that are needed for each of its channels."""
-    from cliffnn.program import CONSTANTS, operands
+    from cliffnn.statements import CONSTANTS, operands
 
     users = [value for name, value in program.statements if name not in program.uniform]
     found = {operand for value in users for operand in operands(value)}
@@ -256,7 +256,7 @@ def _needed_in_lanes(program: Program) -> set[str]:
 
 
 def _lanes(program: Program, symbol: str) -> str:
-    from cliffnn.program import CONSTANTS
+    from cliffnn.statements import CONSTANTS
 
     return f"{symbol}_lanes" if symbol in program.uniform and symbol not in CONSTANTS else symbol
 
