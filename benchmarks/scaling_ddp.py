@@ -32,7 +32,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.environment import RESULTS, write
-from benchmarks.training_step import Batch, nbody_batch, nbody_loss
+from benchmarks.paper_models import Batch, nbody_batch, nbody_loss
 from cliffnn import models
 from cliffnn.layers import MVLinear, SGPNormBlock
 

@@ -23,63 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cgenn import Peer, graph
+from benchmarks.cgenn import Peer
 from benchmarks.environment import RESULTS, write
-from cliffnn import functional as F
-from cliffnn import models
-from cliffnn.interop import from_cgenn
+from benchmarks.paper_models import MODELS, gradients, largest_error, theirs_of
 
 CASES = ("nbody/100", "hulls/128", "hulls/4096")
 TOLERANCE = 1e-3
-PARTICLES = 5
 ADAM = {"lr": 1e-5, "fused": True}  # small: all columns stay where they can be compared
-
-Batch = tuple[Tensor, ...]
-
-
-def nbody_batch(size: int) -> Batch:
-    """Positions, velocities, products of charges, charges, targets, edges: as CGENN's loader gives them."""
-    positions, velocities, targets = (torch.randn(size, PARTICLES, 3) for _ in range(3))
-    charges = torch.randint(0, 2, (size, PARTICLES, 1)) * 2.0 - 1
-    edges = graph(PARTICLES, PARTICLES)
-    products = charges[:, edges[0]] * charges[:, edges[1]]
-    return positions, velocities, products, charges, targets, edges.expand(size, 2, -1).contiguous()
-
-
-def hulls_batch(size: int) -> Batch:
-    return torch.randn(size, 16, 5), torch.rand(size)
-
-
-def nbody_loss(model: nn.Module, batch: Batch) -> Tensor:
-    positions, velocities, products, charges, targets, edges = batch
-    centred = positions - positions.mean(1, keepdim=True)
-    starts = PARTICLES * torch.arange(len(edges), device=edges.device)
-    edge_index = (edges + starts[:, None, None]).transpose(0, 1).flatten(1)
-    vectors = torch.stack([centred, velocities], -1).flatten(0, 1)
-    x = torch.cat([F.embed(charges.flatten(0, 1)[..., None], 0, "R3"), F.embed(vectors, 1, "R3")], -1)
-    out = model(x, edge_index, F.embed(products.flatten(0, 1)[..., None], 0, "R3"))
-    return nn.functional.mse_loss(positions + F.extract(out, 1, "R3").view_as(positions), targets)
-
-
-def hulls_loss(model: nn.Module, batch: Batch) -> Tensor:
-    points, volumes = batch
-    return nn.functional.mse_loss(model(points), volumes)
-
-
-OURS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Batch], Callable[[nn.Module, Batch], Tensor]]] = {
-    "nbody": (models.CGENN, nbody_batch, nbody_loss),
-    "hulls": (models.O5ConvexHull, hulls_batch, hulls_loss),
-}
-
-
-def gradients(loss: Callable[[], Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Loss and gradients of the parameters."""
-    value = loss()
-    value.backward()
-    result = {"loss": value.detach()}
-    result |= {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-    module.zero_grad(set_to_none=True)
-    return result
 
 
 def step_of(loss: Callable[[], Tensor], module: nn.Module) -> Callable[[], Any]:
@@ -153,15 +103,14 @@ def measure(case: str, peer: Peer | None, compiles: bool, rounds: int, budget: f
     """Every mode of a case."""
     name, size = case.split("/")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    build, make_batch, loss_of = OURS[name]
+    build, loss_of = MODELS[name].ours, MODELS[name].loss
     torch.manual_seed(0)
-    batch = tuple(t.to(device) for t in make_batch(int(size)))
-    model, state, columns = build().to(device), None, {}
+    batch = tuple(t.to(device) for t in MODELS[name].batch(int(size)))
+    model, theirs, columns = build().to(device), None, {}
     if peer:
-        theirs = {"nbody": peer.nbody.NBodyCGGNN, "hulls": peer.hulls.ConvexHullCGMLP}[name]().to(device)
-        state = from_cgenn(model, theirs.state_dict())
-        model.load_state_dict(state)
-        columns["CGENN, eager"] = (lambda: theirs(batch, 0)[0], theirs, step_of)
+        theirs = theirs_of(name, model, peer, device)
+        model.load_state_dict(theirs.as_ours(theirs.module.state_dict()))
+        columns["CGENN, eager"] = (lambda: theirs.loss(batch), theirs.module, step_of)
     state = {key: value.clone() for key, value in model.state_dict().items()}
 
     def own() -> nn.Module:
@@ -184,11 +133,8 @@ def measure(case: str, peer: Peer | None, compiles: bool, rounds: int, budget: f
 
     steps, wanted = {}, gradients(columns["eager"][0], columns["eager"][1])
     for label, (loss, module, make_step) in columns.items():
-        got = gradients(loss, module)
-        if module is not columns["eager"][1] and label.startswith("CGENN"):
-            values = {**theirs.state_dict(), **{k: v for k, v in got.items() if k != "loss"}}
-            got = {"loss": got["loss"], **from_cgenn(model, values)}
-        error = max(float((got[key] - right).norm() / right.norm()) for key, right in wanted.items())
+        got = theirs.gradients(batch) if theirs and module is theirs.module else gradients(loss, module)
+        error = largest_error(got, wanted)
         if not error < TOLERANCE:
             raise SystemExit(f"{case}: {label} differs from eager by {error:.1e}: nothing is reported")
         steps[label] = make_step(loss, module)
