@@ -35,7 +35,7 @@ ROWS = 16
 
 
 class Case(NamedTuple):
-    """A call of the operator, forward and backward."""
+    """A call of the operator, forward, backward, and as often again as ``order`` says."""
 
     device: str
     algebra: str
@@ -43,19 +43,25 @@ class Case(NamedTuple):
     dtype: str = "float32"
     expression: str = FUSED
     normalize: bool = True
+    order: int = 1
 
     def __str__(self) -> str:
         norm = "norm" if self.normalize else "plain"
-        return f"{self.device}/{self.algebra}/{self.channels}/{self.dtype}/{self.expression}/{norm}"
+        return f"{self.device}/{self.algebra}/{self.channels}/{self.dtype}/{self.expression}/{norm}/{self.order}"
 
 
 def cases() -> Iterator[Case]:
-    """The fused operator at every width and dtype on one device, all operators at one width, other devices at four."""
+    """The fused operator at every width and dtype on one device, all operators at one width, other devices at four.
+
+    Second derivatives of the fused operator at three widths on one device.
+    """
     for algebra in ("R2", "R3", "R1,3", "R3,0,1"):
         for channels, dtype in itertools.product((8, 32, 128, 512, 1024), ("float32", "bfloat16")):
             yield Case("sm_90", algebra, channels, dtype)
         for channels in (32, 512):
             yield Case("sm_90", algebra, channels, "float64")
+        for channels in (32, 128, 512):
+            yield Case("sm_90", algebra, channels, order=2)
         for expression, normalize in itertools.product(EXPRESSIONS, (False, True)):
             if (expression, normalize) not in {("identity", False), (FUSED, True)}:
                 yield Case("sm_90", algebra, 128, "float32", expression, normalize)
@@ -85,13 +91,15 @@ def compile_case(case: Case) -> tuple[list[str], dict[str, Compiled], str | None
     for prepared in (launch._launches, sums._prepared):
         prepared.cache_clear()
     torch.set_num_threads(1)
-    forward = operation(text(case.expression, normalize=case.normalize), case.algebra)
-    inputs = [_zeros(group, case) for group in forward.inputs.values()]
-    backward = forward.vjp(["out"], forward.inputs)
+    operations = [operation(text(case.expression, normalize=case.normalize), case.algebra)]
+    for of in (["out"], None)[: case.order]:
+        last = operations[-1]
+        wrt = [name for name in last.inputs if name not in last.saved]
+        operations.append(last.vjp(of or last.outputs, wrt))
     with absent(case.device) as (launched, compiled):
         try:
-            kernels.run(forward, inputs, 1e-6)
-            kernels.run(backward, [_zeros(group, case) for group in backward.inputs.values()], 1e-6)
+            for each in operations:
+                kernels.run(each, [_zeros(group, case) for group in each.inputs.values()], 1e-6)
         # whatever the compiler raises, the other kernels are still of interest
         except Exception as error:
             return launched, compiled, f"{type(error).__name__}: {error}"
