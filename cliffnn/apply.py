@@ -75,6 +75,7 @@ def apply(
                 f"{name}: got shape {tuple(values[name].shape)}, wanted {wanted}: {axes} of {algebra.name}"
             )
     flat = [flattened(row, lead, channels) for row in rows.values()]
-    coefficients = [value.contiguous().view(-1, channels) for value in values.values()]
+    # a view that changes nothing costs host time, and again in the backward
+    coefficients = [(v if v.ndim == 2 else v[None]).contiguous() for v in values.values()]
     out = geometric_op(text(expression, held, normalize=normalize), algebra, [*flat, *coefficients], eps)
     return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])

@@ -70,6 +70,8 @@ class Operation:
         Inputs that are functions of others: nothing is differentiated with respect to them.
     row : int
         The number of an input that comes row by row.
+    totals : mapping of str to int
+        The outputs that are sums over all rows, gradients of what rows share, and their sizes.
     """
 
     text: str
@@ -83,6 +85,7 @@ class Operation:
     outputs: dict[str, Group] = field(init=False)
     saved: tuple[str, ...] = field(init=False)
     row: int = field(init=False)
+    totals: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         inputs = {name: self._multivector(name) for name in self.expression.rows}
@@ -97,7 +100,9 @@ class Operation:
             inputs = inputs | {gradient_name(order, name): outputs[name] for name in derivative.of}
             outputs = {gradient_name(order, name): differentiated[name] for name in derivative.wrt}
         row = [group.kind for group in inputs.values()].index("rows")
-        for name, value in (("inputs", inputs), ("outputs", outputs), ("saved", saved), ("row", row)):
+        totals = {name: group.size for name, group in outputs.items() if group.kind == "shared"}
+        known = {"inputs": inputs, "outputs": outputs, "saved": saved, "row": row, "totals": totals}
+        for name, value in known.items():
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:

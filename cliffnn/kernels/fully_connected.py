@@ -303,16 +303,18 @@ def fully_connected_weight(
     """See `cliffnn.fully_connected.fully_connected_weight`."""
     rows, _, inputs = x.shape
     outputs, paths = grad.shape[-1], len(algebra.paths)
+    result = x.new_empty(paths, outputs, inputs)
     if rows == 0:
-        return x.new_zeros(paths, outputs, inputs)
+        return result.zero_()
     tiles = tiles or weight_tiles(inputs, outputs, x.itemsize)
     run = _prepared(fully_connected_weight_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
     of_matrix = -(-outputs // tiles.outputs) * -(-inputs // tiles.inputs)
     # enough for every multiprocessor, each with many rows
     parts = min(-(-rows // tiles.rows), tiles.resident * multiprocessors(x.device) // (paths * of_matrix))
-    partial = x.new_empty(paths, max(1, parts), outputs, inputs, dtype=torch.float32)
+    partial = x.new_empty(paths, max(1, parts), outputs * inputs, dtype=torch.float32)
     run((max(1, parts), paths, of_matrix), (grad, x, y, partial, *_tables(algebra, "out", x.device)), rows)
-    return sums(partial, tuple(range(paths + 1)), x.dtype)
+    sums(partial, tuple(range(paths + 1)), [result])
+    return result
 
 
 @functools.cache

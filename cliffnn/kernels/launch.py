@@ -85,9 +85,8 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     count, _, channels = like.shape
     outputs = allocate(operation, like)
     if count == 0:
-        for name, group in operation.outputs.items():
-            if group.kind == "shared":
-                outputs[name].zero_()
+        for name in operation.totals:
+            outputs[name].zero_()
         return list(outputs.values())
     launches = _launches(operation, channels, like.dtype, shared_memory(like.device), eps)
     if like.device not in launches.devices:
@@ -103,20 +102,19 @@ def _launch(
 ) -> None:
     count, compute = len(like), compute_dtype(like.dtype)
     tensors = {**dict(zip(operation.inputs, inputs, strict=True)), **outputs}
-    totals = [name for name, group in operation.outputs.items() if group.kind == "shared"]
     for depth, launch in enumerate(launches.sums):
         table = like.new_empty(launch.tiling.blocks, count, launch.means[depth], dtype=compute)
         launch({**tensors, "sums": table}, count)
         tensors[f"means{depth}"] = table[0] if launch.tiling.whole_rows else table.sum(0)
+    totals = operation.totals
     if totals:
         programs = launches.outputs[-1].programs(count, like.device)
-        for name in totals:
-            # each program writes its share
-            tensors[name] = like.new_empty(1, programs, *outputs[name].shape, dtype=compute)
+        # each program writes its share
+        tensors["totals"] = like.new_empty(1, programs, sum(totals.values()) * like.shape[-1], dtype=compute)
     for launch in launches.outputs:
         launch(tensors, count)
-    for name in totals:
-        sums(tensors[name], (0, 1), like.dtype, outputs[name][None])
+    if totals:
+        sums(tensors["totals"], (0, 1), [outputs[name] for name in totals])
 
 
 @functools.cache

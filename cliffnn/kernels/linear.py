@@ -139,17 +139,20 @@ def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     rows, blades, inputs = x.shape
     outputs = grad.shape[-1]
     starts = _starts(sizes)
+    result = x.new_empty(len(sizes), outputs, inputs)
     if rows == 0:
-        return x.new_zeros(len(sizes), outputs, inputs)
+        return result.zero_()
     if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
-        partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))[:, None]
-        return sums(partial, starts, x.dtype)
+        partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))
+        sums(partial.view(blades, 1, -1), starts, [result])
+        return result
     run, tiles = _backward(blades, inputs, outputs, dot_precision(x))
     # enough for every multiprocessor, each with many rows
     parts = max(1, min(-(-rows // _ROWS), 2 * multiprocessors(x.device) // (blades * tiles)))
-    partial = x.new_empty(blades, parts, outputs, inputs, dtype=torch.float32)
+    partial = x.new_empty(blades, parts, outputs * inputs, dtype=torch.float32)
     run((parts, blades, tiles), (grad, x, partial), rows)
-    return sums(partial, starts, x.dtype)
+    sums(partial, starts, [result])
+    return result
 
 
 def dot_precision(x: Tensor) -> str:

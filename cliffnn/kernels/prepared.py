@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -40,20 +40,31 @@ class Prepared:
         self._compiled: dict[tuple, Any] = {}
 
     def __call__(self, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
-        with _device_of(tensors[0]):
-            key = (tensors[0].device, rows > 0x7FFFFFFF, *[(t.dtype, t.data_ptr() % 16) for t in tensors])
-            compiled = self._compiled.get(key)
-            if (compilations := ahead.current()) is not None:
-                if compiled is None:
-                    compilations.add((self, key), lambda: self._compile(key, grid, tensors, rows))
-            elif compiled is not None:
-                _launch(compiled, grid, tensors[0].device, (*tensors, rows, *self._values))
-            else:
-                self._keep(key, self._function[grid](*tensors, rows, **self._constants, **self._options))
+        device = tensors[0].device
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self(grid, tensors, rows)
+            return
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        key = (device, rows > 0x7FFFFFFF, *[tensor.dtype for tensor in tensors], *[p % 16 for p in pointers])
+        compiled = self._compiled.get(key)
+        if (compilations := ahead.current()) is not None:
+            if compiled is None:
+                compilations.add((self, key), lambda: self._compile(key, grid, tensors, rows))
+        elif compiled is None:
+            self._keep(key, self._function[grid](*tensors, rows, **self._constants, **self._options))
+        elif _hooked():
+            compiled[grid](*tensors, rows, *self._values)
+        else:
+            # numbers: of a tensor Triton asks the address once more, and the driver whether it is the device's
+            stream = triton.runtime.driver.active.get_current_stream(device.index)
+            metadata = compiled.packed_metadata, None, None, None
+            compiled.run(*grid, stream, compiled.function, *metadata, *pointers, rows, *self._values)
 
     def _compile(self, key: tuple, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
         """Compile, and load what was compiled, in a thread of its own."""
-        with _device_of(tensors[0]):
+        device = tensors[0].device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             compiled = self._function.warmup(*tensors, rows, grid=grid, **self._constants, **self._options)
             self._keep(key, compiled)
             if compiled is not None:
@@ -65,14 +76,11 @@ class Prepared:
             self._compiled[key] = compiled
 
 
-def _launch(compiled: Any, grid: tuple[int, int, int], device: torch.device, arguments: tuple) -> None:
-    """Launch as Triton does, but without the metadata that it makes for hooks if nobody has set one."""
+def _hooked() -> bool:
+    """Whether somebody is told of launches: only then is there metadata to make."""
     runtime = triton.knobs.runtime
-    if any(getattr(hook, "calls", hook) for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook)):
-        compiled[grid](*arguments)
-    else:
-        stream = triton.runtime.driver.active.get_current_stream(device.index)
-        compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 @functools.cache
@@ -90,9 +98,3 @@ def shared_memory(device: torch.device) -> int:
         properties = torch.cuda.get_device_properties(device)
         return getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
     return 227 * 1024
-
-
-def _device_of(tensor: Tensor) -> AbstractContextManager:
-    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
-    return nullcontext()

@@ -97,7 +97,8 @@ def kernel_source(kernel: Kernel) -> str:
     kinds = {name: operation.inputs[name].kind if name in operation.inputs else "scalars" for name in groups}
     kinds |= {name: operation.outputs[name].kind for name in kernel.outputs}
     totals = {name: symbols for name, symbols in program.outputs.items() if kinds.get(name) == "shared"}
-    tensors = [*groups, *program.outputs]
+    # a program writes its share of all totals side by side
+    tensors = [*groups, *(name for name in program.outputs if name not in totals), *(["totals"] if totals else [])]
 
     before = _offsets(symbols for name, symbols in {**groups, **program.outputs}.items() if kinds.get(name) == "rows")
     # from the second derivative on, coefficients would fill registers that sums over the rows need
@@ -126,7 +127,7 @@ def kernel_source(kernel: Kernel) -> str:
 
     after: list[str] = []
     for name, symbols in totals.items():
-        after += _store_total(name, symbols)
+        after += _store_total(name, symbols, operation)
     # one that follows another with the same rows begins with the last, which the cache may still hold
     last_first = kernel.depth is None and not kernel.whole_rows
     lines = _kernel([*tensors], _constants(program), before, body, after, kernel.loop, last_first)
@@ -345,14 +346,16 @@ def _store_scalars(name: str, symbols: tuple[str, ...], table: bool = False) -> 
     ]
 
 
-def _store_total(name: str, symbols: tuple[str, ...]) -> list[str]:
-    """Sum over the rows that a program went over."""
+def _store_total(name: str, symbols: tuple[str, ...], operation: Operation) -> list[str]:
+    """Sum over the rows that a program went over, after the totals before it."""
     size, length = len(symbols), power_of_two(len(symbols))
+    totals = operation.totals
+    before = sum(totals[other] for other in [*totals][: [*totals].index(name)])
     return [
         *stack(f"{name}_tile", symbols),
         f"{name}_tile = tl.sum(tl.reshape({name}_tile, (ROWS, CHANNELS, {length})), 0)",
         f"number = tl.arange(0, {length})[:, None]",
         "own = tl.multiple_of(tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS), VECTOR)[None, :]",
-        f"tl.store({name}_ptr + (tl.program_id(0) * {size} + number) * channels + own, "
+        f"tl.store(totals_ptr + (tl.program_id(0) * {sum(totals.values())} + {before} + number) * channels + own, "
         f"tl.trans({name}_tile), (own < channels) & (number < {size}))",
     ]

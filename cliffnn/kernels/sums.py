@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -19,55 +20,60 @@ _PARTS, _BLOCK = 256, 16
 @triton.jit(do_not_specialize=["parts"])
 def sums_kernel(
     partial_ptr,
-    out_ptr,
+    first_ptr,
+    second_ptr,
     starts_ptr,
     parts,
-    SIZE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Group g of the result is the sum of the parts from starts[g] to starts[g + 1], times ``parts``."""
+    """Group g is the sum of the parts from starts[g] to starts[g + 1], times ``parts``; two results lie in a part."""
     group = tl.program_id(1)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((PARTS, BLOCK), COMPUTE)
     last = tl.load(starts_ptr + group + 1) * parts
     for first in range(tl.load(starts_ptr + group) * parts, last, PARTS):
         part = first + tl.arange(0, PARTS)
-        address = part[:, None].to(tl.int64) * SIZE + index[None, :]
-        total += tl.load(partial_ptr + address, (part < last)[:, None] & (index < SIZE)[None, :], 0.0)
-    tl.store(out_ptr + group * SIZE + index, tl.sum(total, 0), index < SIZE)
+        address = part[:, None].to(tl.int64) * STRIDE + OFFSET + index[None, :]
+        total += tl.load(partial_ptr + address, (part < last)[:, None] & (index < FIRST + SECOND)[None, :], 0.0)
+    sums = tl.sum(total, 0)
+    tl.store(first_ptr + group * FIRST + index, sums, index < FIRST)
+    if SECOND:  # noqa: SIM102  # known to the compiler, what follows is not
+        if group == 0:
+            tl.store(second_ptr + index - FIRST, sums, (index >= FIRST) & (index < FIRST + SECOND))
 
 
-def sums(partial: Tensor, starts: tuple[int, ...], dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """Add groups of parts.
+def sums(partial: Tensor, starts: tuple[int, ...], results: Sequence[Tensor]) -> None:
+    """Add groups of parts; two results take one launch.
 
     Parameters
     ----------
     partial : Tensor
-        ``(starts[-1], parts, *shape)``, in the dtype of the arithmetic.
+        ``(starts[-1], parts, numbers)``, in the dtype of the arithmetic: of each result its numbers, one result after
+        the other.
     starts : tuple of int
         Where groups start along the first dimension, and where the last one ends.
-    dtype : torch.dtype
-        Of the result.
-    out : Tensor or None
-        Where the result goes; None: to memory of its own.
-
-    Returns
-    -------
-    Tensor
-        ``(groups, *shape)``
+    results : sequence of Tensor
+        What is written to, ``(groups, ...)``; of every second one there is only the first group, without its dimension.
     """
-    if out is None:
-        out = partial.new_empty(len(starts) - 1, *partial.shape[2:], dtype=dtype)
-    size = out[0].numel()
-    grid = (-(-size // _BLOCK), len(starts) - 1, 1)
-    _prepared(size, partial.dtype)(grid, (partial, out, table(starts, partial.device)), partial.shape[1])
-    return out
+    _, parts, stride = partial.shape
+    groups, offset = len(starts) - 1, 0
+    where = table(starts, partial.device)
+    for index in range(0, len(results), 2):
+        first, *rest = results[index : index + 2]
+        sizes = first.numel() // groups, rest[0].numel() if rest else 0
+        run = _prepared(stride, offset, *sizes, partial.dtype)
+        run((-(-sum(sizes) // _BLOCK), groups, 1), (partial, first, rest[0] if rest else first, where), parts)
+        offset += sum(sizes)
 
 
 @functools.cache
-def _prepared(size: int, dtype: torch.dtype) -> Prepared:
+def _prepared(stride: int, offset: int, first: int, second: int, dtype: torch.dtype) -> Prepared:
     compute = tl.float64 if dtype == torch.float64 else tl.float32
-    constants = {"SIZE": size, "PARTS": _PARTS, "BLOCK": _BLOCK, "COMPUTE": compute}
-    return Prepared(sums_kernel, constants, warps=4)
+    constants = {"STRIDE": stride, "OFFSET": offset, "FIRST": first, "SECOND": second}
+    return Prepared(sums_kernel, {**constants, "PARTS": _PARTS, "BLOCK": _BLOCK, "COMPUTE": compute}, warps=4)
