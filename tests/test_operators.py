@@ -320,6 +320,42 @@ def test_executors_leave_out_what_is_not_needed(module, algebra, expression, nor
     assert_correct_for_subsets(function, expression, algebra, normalize)
 
 
+@pytest.mark.parametrize(
+    ("algebra", "expression", "launches"),
+    [
+        ("R3", "gelu", 1),
+        ("R3", "gelu_weighted_geometric_product", 2),
+        ("R3", "silu", 2),
+        # x and y; weights; their sum
+        ("R5", "gelu_weighted_geometric_product", 3),
+    ],
+)
+def test_launches_of_a_backward(device, monkeypatch, algebra, expression, launches):
+    """One for each kernel, and one for two totals, which lie in one scratch tensor."""
+    kernels = pytest.importorskip("cliffnn.kernels")
+    launch = importlib.import_module("cliffnn.kernels.prepared").Prepared.__call__
+    count = 0
+
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        return launch(*arguments)
+
+    forward = operation(text(expression), algebra)
+    backward = forward.vjp(forward.outputs, forward.inputs)
+    inputs = [
+        torch.randn(3, group.size, 5, device=device)
+        if group.kind == "rows"
+        else torch.randn(group.size, 5, device=device)
+        for group in backward.inputs.values()
+    ]
+    # the first time all of them are looked at, so that they are compiled side by side
+    kernels.run(backward, inputs, 1e-6)
+    monkeypatch.setattr("cliffnn.kernels.prepared.Prepared.__call__", counted)
+    kernels.run(backward, inputs, 1e-6)
+    assert count == launches
+
+
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3), (2, 1, 3), (2, 0, 3)], ids=str)
 @operators
 def test_leading_dimensions(device, lead, expression, normalize):
