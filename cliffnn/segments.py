@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cliffnn.ops import transformed
+
 
 class Segments:
     """The rows of each index, for ``(rows, ...)`` tensors.
@@ -32,7 +34,7 @@ class Segments:
 
     def sum(self, x: Tensor) -> Tensor:
         """``(rows, ...)`` to ``(segments, ...)``; zero where a segment is empty."""
-        return _choose(_Sum, _DualSum).apply(x, *self.tables)
+        return _choose(_Sum, _TransformableSum).apply(x, *self.tables)
 
     def max(self, x: Tensor) -> Tensor:
         """``(rows, ...)`` to ``(segments, ...)``, without a derivative; minus infinity where a segment is empty."""
@@ -40,52 +42,42 @@ class Segments:
 
     def spread(self, x: Tensor) -> Tensor:
         """``(segments, ...)`` to ``(rows, ...)``: each row gets what its segment has."""
-        return _choose(_Spread, _DualSpread).apply(x, *self.tables)
+        return _choose(_Spread, _TransformableSpread).apply(x, *self.tables)
 
 
-def _choose(plain: Any, dual: Any) -> Any:
-    """Compilers trace no function that has a rule for forward mode."""
-    return plain if torch.compiler.is_compiling() else dual
+def _choose(plain: Any, transformable: Any) -> Any:
+    """Compilers trace no function that has a rule for forward mode, and what `torch.func` asks for costs host time."""
+    return transformable if transformed() else plain
 
 
 class _Sum(torch.autograd.Function):
     """torch's own reduction of segments has no second derivative."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(index, order, offsets)
         return _reduce(x, "sum", index, order, offsets)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _choose(_Spread, _DualSpread).apply(grad, *ctx.saved_tensors), None, None, None
+        return _choose(_Spread, _TransformableSpread).apply(grad, *ctx.saved_tensors), None, None, None
 
 
 class _Spread(torch.autograd.Function):
     """torch's own derivative of a selection adds atomically."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(index, order, offsets)
         return x.index_select(0, index)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _choose(_Sum, _DualSum).apply(grad, *ctx.saved_tensors), None, None, None
+        return _choose(_Sum, _TransformableSum).apply(grad, *ctx.saved_tensors), None, None, None
 
 
-class _Dual:
-    """What rules for forward mode read is saved too."""
+class _Transformable(torch.autograd.Function):
+    generate_vmap_rule = True
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -93,16 +85,28 @@ class _Dual:
         ctx.save_for_forward(*inputs[1:])
 
 
-class _DualSum(_Dual, _Sum):
+class _TransformableSum(_Transformable):
+    backward = staticmethod(_Sum.backward)
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+        return _reduce(x, "sum", index, order, offsets)
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return _DualSum.apply(tangent, *ctx.saved_tensors)
+        return _TransformableSum.apply(tangent, *ctx.saved_tensors)
 
 
-class _DualSpread(_Dual, _Spread):
+class _TransformableSpread(_Transformable):
+    backward = staticmethod(_Spread.backward)
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+        return x.index_select(0, index)
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return _DualSpread.apply(tangent, *ctx.saved_tensors)
+        return _TransformableSpread.apply(tangent, *ctx.saved_tensors)
 
 
 def _reduce(x: Tensor, reduce: str, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
