@@ -277,7 +277,7 @@ class GeometricOp:
 
     def _explain(self, error: Exception) -> NoReturn:
         """Say in which line of the function it went wrong."""
-        from cliffnn.tracing import NULL_DIVISION
+        from cliffnn.tracing import FUNCTIONS, NULL_DIVISION
 
         code = self._function.__code__
         frames = [frame for frame in traceback.walk_tb(error.__traceback__) if frame[0].f_code is code]
@@ -287,7 +287,8 @@ class GeometricOp:
         kind = type(error) if isinstance(error, (TypeError, ValueError, ZeroDivisionError)) else ValueError
         # kingdon divides by what is null without a word
         says = NULL_DIVISION if isinstance(error, ZeroDivisionError) and not str(error) else error
-        raise kind(f"{where}\n{says}") from error
+        may = f"Wanted multivectors and blades of {self.algebra}, numbers, kingdon's operators on them, and of scalars"
+        raise kind(f"{where}\n{says}\n{may} {', '.join(FUNCTIONS)}.") from error
 
 
 # By number, which is all that a compiler has to know of one.

@@ -106,6 +106,13 @@ def _torch_function(cls, function, types, args=(), kwargs=None):
     return getattr(args[0], name)()
 
 
+def _no_value(self: Any, *_: Any) -> NoReturn:
+    raise TypeError(
+        "it needs the value of a coefficient, which is not known while the function is traced: no `if` on values, "
+        "and torch.sqrt(x) in place of math.sqrt(x)"
+    )
+
+
 class Number:
     """A coefficient while a function is traced.
 
@@ -231,12 +238,6 @@ class Number:
             result = result * self
         return 1 / result if power < 0 else result
 
-    def _no_value(self, *_: Any) -> NoReturn:
-        raise TypeError(
-            "it needs the value of a coefficient, which is not known while the function is traced: no `if` on values, "
-            "and torch.sqrt(x) in place of math.sqrt(x)"
-        )
-
     __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = __index__ = _no_value
 
     def __repr__(self) -> str:
@@ -282,6 +283,7 @@ class Multivector(kingdon.MultiVector):
     cos, cosh, log, sin, sinh, tan, tanh = map(_of_scalar, ("cos", "cosh", "log", "sin", "sinh", "tan", "tanh"))
     abs = __abs__ = _of_scalar("abs")
     __torch_function__ = classmethod(_torch_function)
+    __lt__ = __le__ = __ge__ = __gt__ = __float__ = __int__ = __index__ = _no_value
 
     def __pow__(self, power: Any, modulo: None = None) -> Multivector:
         if self.grades in ((), (0,)) and isinstance(self.e, Number):

@@ -401,6 +401,28 @@ def bad_math(x):
     return math.sqrt(x.e)
 
 
+def bad_comparison(x):
+    return abs(x.grade(0)) if x.grade(0) > 0 else x
+
+
+def bad_math_of_a_multivector(x):
+    import math
+
+    return math.sin(x)
+
+
+def bad_algebra(x):
+    return x * kingdon.Algebra(2).blades.e1
+
+
+def bad_text(x):
+    return x * "hello"
+
+
+def bad_global(x):
+    return x * nobody_knows
+
+
 def bad_torch(x):
     return torch.sigmoid(x)
 
@@ -420,6 +442,11 @@ def bad_result(x):
         (bad_null, "return x / (e0 * e0)", "divides by what is zero for all inputs"),
         (bad_name, "return x.normalised()", "no attribute"),
         (bad_math, "return math.sqrt(x.e)", "torch.sqrt"),
+        (bad_comparison, "return abs(x.grade(0)) if x.grade(0) > 0 else x", "no `if` on values"),
+        (bad_math_of_a_multivector, "return math.sin(x)", "torch.sqrt"),
+        (bad_algebra, "return x * kingdon.Algebra(2).blades.e1", "different algebra"),
+        (bad_text, 'return x * "hello"', "numbers"),
+        (bad_global, "return x * nobody_knows", "not defined"),
         (bad_torch, "return torch.sigmoid(x)", "wanted one of abs, cos"),
         (bad_grade, "return torch.sin(x)", "wanted a scalar"),
         (bad_result, "", "returns str, wanted a multivector"),
@@ -430,6 +457,7 @@ def test_bad_expressions(function, line, says):
         cliffnn.geometric_op("R2,0,1")(function)(torch.ones(1, 1 if function is bad_null else 8, 1))
     assert f"{function.__name__}, {__file__}, line " in str(raised.value)
     assert line in str(raised.value)
+    assert "Wanted multivectors and blades of R2,0,1, numbers" in str(raised.value)
 
 
 def test_bad_arguments():
