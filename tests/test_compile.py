@@ -24,7 +24,7 @@ from torch import nn
 
 from cliffnn import functional as F
 from cliffnn import ops
-from cliffnn.layers import MVLinear, SGPNormBlock
+from cliffnn.layers import MVLinear, SGPNormBlock, VersorLinear
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
 
@@ -138,6 +138,19 @@ def test_training_with_inductor(inductor_folder):
         for g, wanted in zip(got, gradients(exact, x), strict=True):
             torch.testing.assert_close(g, wanted, rtol=1e-9, atol=1e-12)
     assert counter.frame_count == 2
+
+
+def test_versors_with_inductor(inductor_folder):
+    """Rotors and their sandwiches, trained."""
+    layer = VersorLinear(3, 4, "R3", dtype=torch.float64)
+    compiled = torch.compile(layer, fullgraph=True)
+    x = torch.randn(5, 8, 3, dtype=torch.float64, requires_grad=True)
+
+    def step(module):
+        out = module(x)
+        return out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])
+
+    torch.testing.assert_close(step(compiled), step(layer))
 
 
 @pytest.mark.parametrize("spec", ["R0,1,1", (1, 0, 1), "R0, 2"], ids=str)
