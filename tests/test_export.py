@@ -44,23 +44,38 @@ def test_saved_and_loaded(tmp_path):
     assert torch.equal(torch.export.load(tmp_path / "model.pt2").module()(x), model(x))
 
 
+def network():
+    model, program = exported("R2")
+    return model, program, (torch.randn(11, 4, 2),)
+
+
+def nbody_model():
+    from examples.nbody_o3 import NBodyNetwork
+
+    def systems(count):
+        return torch.randn(count, 4), torch.randn(count, 4, 3), torch.randn(count, 4, 3)
+
+    model, batch = NBodyNetwork(channels=2, layers=1), torch.export.Dim("batch")
+    return model, torch.export.export(model, systems(3), dynamic_shapes=({0: batch},) * 3), systems(7)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, which compiles the package")
-def test_compiled_ahead_of_time_for_a_process_without_cliffnn(tmp_path, monkeypatch):
+@pytest.mark.parametrize("example", [network, nbody_model])
+def test_compiled_ahead_of_time_for_a_process_without_cliffnn(tmp_path, monkeypatch, example):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     # it would fill memory in the compiled code, too
     torch.set_deterministic_debug_mode("default")
-    model, program = exported("R2")
+    model, program, inputs = example()
     package = torch._inductor.aoti_compile_and_package(
         program.run_decompositions(), package_path=str(tmp_path / "model.pt2")
     )
-    x = torch.randn(11, 4, 2)
     with torch.no_grad():
-        torch.save({"x": x, "out": model(x)}, tmp_path / "example.pt")
+        torch.save({"inputs": inputs, "out": model(*inputs)}, tmp_path / "example.pt")
     script = (
         "import sys, torch;"
         f"example = torch.load({str(tmp_path / 'example.pt')!r});"
         f"model = torch._inductor.aoti_load_package({package!r});"
-        "torch.testing.assert_close(model(example['x']), example['out']);"
+        "torch.testing.assert_close(model(*example['inputs']), example['out']);"
         "assert 'cliffnn' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
