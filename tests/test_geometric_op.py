@@ -445,7 +445,7 @@ def bad_result(x):
         (bad_comparison, "return abs(x.grade(0)) if x.grade(0) > 0 else x", "no `if` on values"),
         (bad_math_of_a_multivector, "return math.sin(x)", "torch.sqrt"),
         (bad_algebra, "return x * kingdon.Algebra(2).blades.e1", "different algebra"),
-        (bad_text, 'return x * "hello"', "numbers"),
+        (bad_text, 'return x * "hello"', "needs the value of a coefficient"),
         (bad_global, "return x * nobody_knows", "not defined"),
         (bad_torch, "return torch.sigmoid(x)", "wanted one of abs, cos"),
         (bad_grade, "return torch.sin(x)", "wanted a scalar"),

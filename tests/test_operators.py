@@ -333,7 +333,7 @@ def test_executors_leave_out_what_is_not_needed(module, algebra, expression, nor
 def test_launches_of_a_backward(device, monkeypatch, algebra, expression, launches):
     """One for each kernel, and one for two totals, which lie in one scratch tensor."""
     kernels = pytest.importorskip("cliffnn.kernels")
-    launch = importlib.import_module("cliffnn.kernels.prepared").Prepared.__call__
+    launch = kernels.prepared.Prepared.__call__
     count = 0
 
     def counted(*arguments):

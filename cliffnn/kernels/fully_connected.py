@@ -59,7 +59,7 @@ def factor_tiles(inputs: int, outputs: int, itemsize: int) -> Tiles:
 
 
 def weight_tiles(inputs: int, outputs: int, itemsize: int) -> Tiles:
-    # twice what registers hold: paths differ in work, and who is done first takes another
+    # more than registers hold at a time: paths differ in work, and whoever is done first takes another
     tiles = Tiles(128 // itemsize, _tile(outputs, 64), _tile(inputs, 64), 4, resident=8)
     return replace(tiles, resident=16) if tiles.outputs * tiles.inputs <= 1024 else tiles
 

@@ -32,7 +32,10 @@ def sums_kernel(
     BLOCK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Group g is the sum of the parts from starts[g] to starts[g + 1], times ``parts``; two results lie in a part."""
+    """Group g is the sum of the parts from starts[g] to starts[g + 1], times ``parts``.
+
+    Where there is one group, two results may lie side by side in a part.
+    """
     group = tl.program_id(1)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((PARTS, BLOCK), COMPUTE)
@@ -43,9 +46,8 @@ def sums_kernel(
         total += tl.load(partial_ptr + address, (part < last)[:, None] & (index < FIRST + SECOND)[None, :], 0.0)
     sums = tl.sum(total, 0)
     tl.store(first_ptr + group * FIRST + index, sums, index < FIRST)
-    if SECOND:  # noqa: SIM102  # known to the compiler, what follows is not
-        if group == 0:
-            tl.store(second_ptr + index - FIRST, sums, (index >= FIRST) & (index < FIRST + SECOND))
+    if SECOND:
+        tl.store(second_ptr + index - FIRST, sums, (index >= FIRST) & (index < FIRST + SECOND))
 
 
 def sums(partial: Tensor, starts: tuple[int, ...], results: Sequence[Tensor]) -> None:
@@ -59,7 +61,7 @@ def sums(partial: Tensor, starts: tuple[int, ...], results: Sequence[Tensor]) ->
     starts : tuple of int
         Where groups start along the first dimension, and where the last one ends.
     results : sequence of Tensor
-        What is written to, ``(groups, ...)``; of every second one there is only the first group, without its dimension.
+        What is written to: one, ``(groups, ...)``; or, where there is one group, any number, in the order of a part.
     """
     _, parts, stride = partial.shape
     groups, offset = len(starts) - 1, 0
