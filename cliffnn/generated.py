@@ -63,20 +63,15 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
 
 def allocate(operation: Operation, like: Tensor) -> dict[str, Tensor]:
     """Tensors for the outputs, by name."""
-    return {name: like.new_empty(_shape(g, like), dtype=_dtype(g, like)) for name, g in operation.outputs.items()}
-
-
-def _shape(group: Group, like: Tensor) -> tuple[int, ...]:
     rows, _, channels = like.shape
-    return {
-        "rows": (rows, group.size, channels),
-        "shared": (group.size, channels),
-        "scalars": (rows, group.size),
-    }[group.kind]
-
-
-def _dtype(group: Group, like: Tensor) -> torch.dtype:
-    return compute_dtype(like.dtype) if group.kind == "scalars" else like.dtype
+    outputs = {}
+    for name, (kind, indices) in operation.outputs.items():
+        size = len(indices)
+        if kind == "scalars":
+            outputs[name] = like.new_empty((rows, size), dtype=compute_dtype(like.dtype))
+        else:
+            outputs[name] = like.new_empty((rows, size, channels) if kind == "rows" else (size, channels))
+    return outputs
 
 
 def _argument(group: Group, tensor: Tensor, block: slice, scratch: Mapping[str, Tensor], name: str) -> Tensor:

@@ -6,6 +6,7 @@ from the expression, and run fused.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -17,7 +18,7 @@ from torch.nn import Parameter
 
 from cliffnn import cache, generated, traceable
 from cliffnn.algebra import Algebra
-from cliffnn.operation import gradient_name, operation
+from cliffnn.operation import Operation, gradient_name, operation
 
 # An argument of the operator, so that the key of torch.compile's cache on disk depends on what is generated.
 GENERATOR = cache.fingerprint()
@@ -41,10 +42,15 @@ def geometric_op(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: flo
 def evaluate(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: float = 1e-6) -> Sequence[Tensor]:
     """Evaluate an operation, and give all its results."""
     if unobserved(inputs):
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return _Unobserved.apply(text, algebra.name, eps, GENERATOR, *inputs)
-        return _run(inputs, text, algebra.name, eps, GENERATOR)
+        return evaluate_unobserved(operation(text, algebra.name), inputs, eps)
     return _dispatched(inputs, text, algebra.name, eps, GENERATOR)
+
+
+def evaluate_unobserved(op: Operation, inputs: Sequence[Tensor], eps: float) -> Sequence[Tensor]:
+    """The same past torch's dispatcher; see `unobserved`."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _Unobserved.apply(op, eps, *inputs)
+    return _execute(op, inputs, eps)
 
 
 def unobserved(tensors: Sequence[Tensor]) -> bool:
@@ -90,8 +96,10 @@ def _dispatched(inputs, text, algebra, eps, generator):
     return torch.ops.cliffnn.geometric_op.default(list(inputs), *arguments)
 
 
-def _executor(device: torch.device) -> ModuleType:
-    if device.type == "cuda":
+@functools.cache
+def _executor(device: str) -> ModuleType:
+    """What runs operations on a kind of device."""
+    if device == "cuda":
         try:
             from cliffnn import kernels
         except ModuleNotFoundError as error:
@@ -102,9 +110,12 @@ def _executor(device: torch.device) -> ModuleType:
     return generated
 
 
+def _execute(op: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
+    return _executor(inputs[0].device.type).run(op, [tensor.contiguous() for tensor in inputs], eps)
+
+
 def _run(inputs, text, algebra, eps, generator):
-    inputs = [tensor.contiguous() for tensor in inputs]
-    return _executor(inputs[0].device).run(operation(text, algebra), inputs, eps)
+    return _execute(operation(text, algebra), inputs, eps)
 
 
 def _fake(inputs, text, algebra, eps, generator):
@@ -112,28 +123,34 @@ def _fake(inputs, text, algebra, eps, generator):
     return list(generated.allocate(op, inputs[op.row]).values())
 
 
+@functools.cache
+def _derivative(
+    op: Operation, needed: tuple[bool, ...], given: tuple[bool, ...]
+) -> tuple[Operation, list[int | None]] | None:
+    """A vector-Jacobian product, and which of its results belongs to each input; None if nothing is to be computed."""
+    wrt = [name for name, need in zip(op.inputs, needed, strict=True) if need and name not in op.saved]
+    of = [name for name, there in zip(op.outputs, given, strict=True) if there]
+    if not of or not wrt:
+        return None
+    return op.vjp(of, wrt), [wrt.index(name) if name in wrt else None for name in op.inputs]
+
+
 class _Derivative(torch.autograd.Function):
     """Differentiates an operation by its vector-Jacobian product, which is an operation too."""
 
     @staticmethod
     def backward(ctx, *cotangents):
-        text, algebra, eps, generator = ctx.arguments
-        nothing = (None,) * ctx.others
-        op = operation(text, algebra)
-        wrt = tuple(
-            name
-            for name, needed in zip(op.inputs, ctx.needs_input_grad[ctx.others :], strict=True)
-            if needed and name not in op.saved
-        )
-        of = tuple(name for name, cotangent in zip(op.outputs, cotangents, strict=True) if cotangent is not None)
-        if not of or not wrt:
-            return nothing + (None,) * ctx.count
-        tensors = (*ctx.saved_tensors, *(cotangent for cotangent in cotangents if cotangent is not None))
-        derivative = op.vjp(of, wrt)
-        alone = not torch.is_grad_enabled() and unobserved(tensors)
-        run = _run if alone else _dispatched
-        gradients = dict(zip(wrt, run(tensors, derivative.text, algebra, eps, generator), strict=True))
-        return nothing + tuple(gradients.get(name) for name in op.inputs)
+        given = tuple([cotangent is not None for cotangent in cotangents])
+        found = _derivative(ctx.operation, ctx.needs_input_grad[ctx.others :], given)
+        if found is None:
+            return (None,) * len(ctx.needs_input_grad)
+        derivative, places = found
+        tensors = [*ctx.saved_tensors, *[cotangent for cotangent in cotangents if cotangent is not None]]
+        if not torch.is_grad_enabled() and unobserved(tensors):
+            results = _execute(derivative, tensors, ctx.eps)
+        else:
+            results = _dispatched(tensors, derivative.text, derivative.algebra.name, ctx.eps, GENERATOR)
+        return (*(None,) * ctx.others, *[None if place is None else results[place] for place in places])
 
 
 class _Function(_Derivative):
@@ -145,7 +162,8 @@ class _Function(_Derivative):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_forward(*_save(ctx, 5, inputs[1:5], inputs[5:], output))
+        _, text, algebra, eps, _, *tensors = inputs
+        ctx.save_for_forward(*_save(ctx, 5, operation(text, algebra), eps, tensors, output))
 
     @staticmethod
     def vmap(info, in_dims, run, text, algebra, eps, generator, *inputs):
@@ -155,8 +173,7 @@ class _Function(_Derivative):
     @staticmethod
     def jvp(ctx, *tangents):
         """A vector-Jacobian product is linear in its cotangents, and the slope there is the product with the vector."""
-        text, algebra, eps, generator = ctx.arguments
-        op = operation(text, algebra)
+        op = ctx.operation
         given = {n: t for n, t in zip(op.inputs, tangents[5:], strict=True) if t is not None and n not in op.saved}
         of = [name for name in op.outputs if name != "scales"]
         if not given:
@@ -166,7 +183,7 @@ class _Function(_Derivative):
         inputs = ctx.saved_tensors
         # cotangents, which the slope does not depend on
         any_ = [torch.zeros_like(t) for t in generated.allocate(op, inputs[op.row]).values()][: len(of)]
-        results = _dispatched((*inputs, *any_, *given.values()), slope.text, algebra, eps, generator)
+        results = _dispatched((*inputs, *any_, *given.values()), slope.text, op.algebra.name, ctx.eps, GENERATOR)
         return (*results, *(None for name in op.outputs if name not in of))
 
 
@@ -174,19 +191,18 @@ class _Unobserved(_Derivative):
     """Without `setup_context`, for which torch looks up the names of arguments: that costs more than a launch."""
 
     @staticmethod
-    def forward(ctx, text, algebra, eps, generator, *inputs):
-        outputs = tuple(_run(inputs, text, algebra, eps, generator))
-        _save(ctx, 4, (text, algebra, eps, generator), inputs, outputs)
+    def forward(ctx, op, eps, *inputs):
+        outputs = tuple(_execute(op, inputs, eps))
+        _save(ctx, 2, op, eps, inputs, outputs)
         return outputs
 
 
-def _save(ctx, others, arguments, inputs, outputs):
+def _save(ctx, others, op, eps, inputs, outputs):
     """What the derivative needs; ``others`` is how many arguments come before the inputs."""
-    ctx.others, ctx.arguments, ctx.count = others, arguments, len(inputs)
-    op = operation(*arguments[:2])
+    ctx.others, ctx.operation, ctx.eps = others, op, eps
     # a derivative already has among its inputs what was saved
     first = op.normalize and not op.order
-    saved = *inputs, *(outputs if first else ())
+    saved = (*inputs, *outputs) if first else inputs
     ctx.save_for_backward(*saved)
     if first:
         ctx.mark_non_differentiable(outputs[1])

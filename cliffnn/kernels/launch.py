@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import triton.language as tl
@@ -31,15 +30,20 @@ class Launch:
     channels : int
     dtype : torch.dtype
         Of the rows.
+    device : torch.device
     eps : float
         What a norm adds inside its root.
     """
 
-    def __init__(self, kernel: Kernel, tiling: Tiling, channels: int, dtype: torch.dtype, eps: float):
+    def __init__(
+        self, kernel: Kernel, tiling: Tiling, channels: int, dtype: torch.dtype, device: torch.device, eps: float
+    ):
         module = cache.load(kernel.name, lambda: kernel_source(kernel))
         self.tiling = tiling
         self.tensors: tuple[str, ...] = module.TENSORS
         self.means: tuple[int, ...] = module.MEANS
+        resident = tiling.resident
+        self._most = None if resident is None else multiprocessors(device) * resident // tiling.blocks
         rounded = compute_dtype(dtype) if kernel.recompute or not kernel.operation.saved else dtype
         constants = {"EPS": eps, "TOLERANCE": sign_tolerance(rounded)}
         self._run = Prepared(
@@ -56,87 +60,91 @@ class Launch:
             tiling.warps,
         )
 
-    def programs(self, rows: int, device: torch.device) -> int:
+    def programs(self, rows: int) -> int:
         """How many programs share the rows."""
         tiles = max(1, -(-rows // self.tiling.rows))
-        if self.tiling.resident is None:
-            return tiles
-        return max(1, min(tiles, multiprocessors(device) * self.tiling.resident // self.tiling.blocks))
+        return tiles if self._most is None else max(1, min(tiles, self._most))
 
     def __call__(self, tensors: Mapping[str, Tensor], rows: int) -> None:
         arguments = [tensors[name] for name in self.tensors]
-        self._run((self.programs(rows, arguments[0].device), self.tiling.blocks, 1), arguments, rows)
+        self._run((self.programs(rows), self.tiling.blocks, 1), arguments, rows)
 
 
-class Launches(NamedTuple):
-    """The kernels of an operation: those that sum over channels for the others, by depth, and the others.
+class Launches:
+    """The kernels of an operation, for so many channels on a device.
 
-    And the devices that they are compiled for.
+    Attributes
+    ----------
+    sums : list of Launch
+        Those that sum over channels for the others, by depth.
+    outputs : list of Launch
+        The others.
+    compiled : bool
+        Whether they have been compiled, side by side.
     """
 
-    sums: list[Launch]
-    outputs: list[Launch]
-    devices: set[torch.device]
+    def __init__(self, operation: Operation, channels: int, dtype: torch.dtype, device: torch.device, eps: float):
+        self.operation = operation
+        self.compiled = False
+        blades = _blades(operation)
+        arguments = channels, dtype, device, eps
+        tiling = plan.tiling(blades, channels, dtype.itemsize, shared_memory(device), operation.order)
+        kernels = [
+            Kernel(
+                operation,
+                group,
+                whole_rows=tiling.whole_rows,
+                recompute=tiling.recompute and bool(operation.saved),
+                loop=tiling.resident is not None,
+            )
+            for group in _groups(operation, blades)
+        ]
+        self.outputs = [Launch(kernel, tiling, *arguments) for kernel in kernels]
+        self.sums: list[Launch] = []
+        if not tiling.whole_rows:
+            tiling = plan.sums_tiling(blades, channels, operation.order)
+            for depth in range(len(self.outputs[0].means)):
+                kernel = Kernel(operation, depth=depth, whole_rows=tiling.whole_rows, loop=False)
+                self.sums.append(Launch(kernel, tiling, *arguments))
+
+    def __call__(self, inputs: Sequence[Tensor], outputs: Mapping[str, Tensor], like: Tensor) -> None:
+        operation, rows = self.operation, len(like)
+        tensors = {**dict(zip(operation.inputs, inputs, strict=True)), **outputs}
+        for depth, launch in enumerate(self.sums):
+            compute = compute_dtype(like.dtype)
+            table = like.new_empty((launch.tiling.blocks, rows, launch.means[depth]), dtype=compute)
+            launch({**tensors, "sums": table}, rows)
+            tensors[f"means{depth}"] = table[0] if launch.tiling.whole_rows else table.sum(0)
+        if totals := operation.totals:
+            # each program writes its share
+            shape = 1, self.outputs[-1].programs(rows), sum(totals.values()) * like.shape[-1]
+            tensors["totals"] = like.new_empty(shape, dtype=compute_dtype(like.dtype))
+        for launch in self.outputs:
+            launch(tensors, rows)
+        if totals:
+            sums(tensors["totals"], (0, 1), [outputs[name] for name in totals])
+
+
+# for each operation, width, dtype, device and eps
+_launches = functools.cache(Launches)
 
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
     """See `cliffnn.generated.run`."""
     like = inputs[operation.row]
-    count, _, channels = like.shape
+    rows, _, channels = like.shape
     outputs = allocate(operation, like)
-    if count == 0:
+    if rows:
+        launches = _launches(operation, channels, like.dtype, like.device, eps)
+        if not launches.compiled:
+            with ahead.compiled_together():
+                launches(inputs, outputs, like)
+            launches.compiled = True
+        launches(inputs, outputs, like)
+    else:
         for name in operation.totals:
             outputs[name].zero_()
-        return list(outputs.values())
-    launches = _launches(operation, channels, like.dtype, shared_memory(like.device), eps)
-    if like.device not in launches.devices:
-        with ahead.compiled_together():
-            _launch(operation, launches, inputs, outputs, like)
-        launches.devices.add(like.device)
-    _launch(operation, launches, inputs, outputs, like)
-    return list(outputs.values())
-
-
-def _launch(
-    operation: Operation, launches: Launches, inputs: Sequence[Tensor], outputs: Mapping[str, Tensor], like: Tensor
-) -> None:
-    count, compute = len(like), compute_dtype(like.dtype)
-    tensors = {**dict(zip(operation.inputs, inputs, strict=True)), **outputs}
-    for depth, launch in enumerate(launches.sums):
-        table = like.new_empty(launch.tiling.blocks, count, launch.means[depth], dtype=compute)
-        launch({**tensors, "sums": table}, count)
-        tensors[f"means{depth}"] = table[0] if launch.tiling.whole_rows else table.sum(0)
-    totals = operation.totals
-    if totals:
-        programs = launches.outputs[-1].programs(count, like.device)
-        # each program writes its share
-        tensors["totals"] = like.new_empty(1, programs, sum(totals.values()) * like.shape[-1], dtype=compute)
-    for launch in launches.outputs:
-        launch(tensors, count)
-    if totals:
-        sums(tensors["totals"], (0, 1), [outputs[name] for name in totals])
-
-
-@functools.cache
-def _launches(operation: Operation, channels: int, dtype: torch.dtype, shared: int, eps: float) -> Launches:
-    blades = _blades(operation)
-    tiling = plan.tiling(blades, channels, dtype.itemsize, shared, operation.order)
-    launches = Launches([], [], set())
-    for group in _groups(operation, blades):
-        kernel = Kernel(
-            operation,
-            group,
-            whole_rows=tiling.whole_rows,
-            recompute=tiling.recompute and bool(operation.saved),
-            loop=tiling.resident is not None,
-        )
-        launches.outputs.append(Launch(kernel, tiling, channels, dtype, eps))
-    if not tiling.whole_rows:
-        tiling = plan.sums_tiling(blades, channels, operation.order)
-        for depth in range(len(launches.outputs[0].means)):
-            kernel = Kernel(operation, depth=depth, whole_rows=tiling.whole_rows, loop=False)
-            launches.sums.append(Launch(kernel, tiling, channels, dtype, eps))
-    return launches
+    return [*outputs.values()]
 
 
 def _blades(operation: Operation) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
+from math import gcd
 from typing import Any
 
 import torch
@@ -40,40 +41,42 @@ class Prepared:
         self._compiled: dict[tuple, Any] = {}
 
     def __call__(self, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
-        device = tensors[0].device
-        if device.type == "cuda" and device.index != torch.cuda.current_device():
-            with torch.cuda.device(device):
-                self(grid, tensors, rows)
-            return
+        device = tensors[0].get_device()
         pointers = [tensor.data_ptr() for tensor in tensors]
-        key = (device, rows > 0x7FFFFFFF, *[tensor.dtype for tensor in tensors], *[p % 16 for p in pointers])
+        # where all are aligned, as nearly always, one number says so
+        alignment = () if gcd(16, *pointers) == 16 else tuple(p % 16 for p in pointers)
+        key = (device, rows > 0x7FFFFFFF, alignment, *[tensor.dtype for tensor in tensors])
         compiled = self._compiled.get(key)
-        if (compilations := ahead.current()) is not None:
-            if compiled is None:
-                compilations.add((self, key), lambda: self._compile(key, grid, tensors, rows))
-        elif compiled is None:
-            self._keep(key, self._function[grid](*tensors, rows, **self._constants, **self._options))
-        elif _hooked():
-            compiled[grid](*tensors, rows, *self._values)
-        else:
-            # numbers: of a tensor Triton asks the address once more, and the driver whether it is the device's
-            stream = triton.runtime.driver.active.get_current_stream(device.index)
-            metadata = compiled.packed_metadata, None, None, None
-            compiled.run(*grid, stream, compiled.function, *metadata, *pointers, rows, *self._values)
+        away = device >= 0 and device != torch._C._cuda_getDevice()
+        if compiled is None or away or ahead.current() is not None or _hooked():
+            self._slowly(key, grid, tensors, rows)
+            return
+        # numbers: of a tensor Triton asks the address once more, and the driver whether it is the device's
+        stream = triton.runtime.driver.active.get_current_stream(device)
+        metadata = compiled.packed_metadata, None, None, None
+        compiled.run(*grid, stream, compiled.function, *metadata, *pointers, rows, *self._values)
+
+    def _slowly(self, key: tuple, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
+        """Compile first, or on another device, or with somebody looking on."""
+        device = tensors[0].get_device()
+        with nullcontext() if device < 0 else torch.cuda.device(device):
+            if (compilations := ahead.current()) is not None:
+                if key not in self._compiled:
+                    compilations.add((self, key), lambda: self._compile(key, grid, tensors, rows))
+                return
+            compiled = self._function[grid](*tensors, rows, **self._constants, **self._options)
+            # the interpreter compiles nothing, and gives none
+            if compiled is not None:
+                self._compiled[key] = compiled
 
     def _compile(self, key: tuple, grid: tuple[int, int, int], tensors: Sequence[Tensor], rows: int) -> None:
         """Compile, and load what was compiled, in a thread of its own."""
-        device = tensors[0].device
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        device = tensors[0].get_device()
+        with nullcontext() if device < 0 else torch.cuda.device(device):
             compiled = self._function.warmup(*tensors, rows, grid=grid, **self._constants, **self._options)
-            self._keep(key, compiled)
             if compiled is not None:
                 compiled[grid]
-
-    def _keep(self, key: tuple, compiled: Any) -> None:
-        # the interpreter compiles nothing, and gives none
-        if compiled is not None:
-            self._compiled[key] = compiled
+                self._compiled[key] = compiled
 
 
 def _hooked() -> bool:
