@@ -173,8 +173,7 @@ def process(rank: int, world: int, together: int, cuda: bool, size: Size, port: 
         for name, case in CASES.items():
             losses = loss_curve(case, size, rank, world, together, device)
             seconds = seconds_per_step(case, size, rank, world, device)
-            memory = torch.cuda.max_memory_allocated(device) if cuda else None
-            found[name] = {"losses": losses, "seconds": seconds, "peak_bytes": memory}
+            found[name] = {"losses": losses, "seconds": seconds}
         if rank == 0:
             Path(output).write_text(json.dumps(found))
     finally:
@@ -211,7 +210,6 @@ def compared(one: dict[str, Any], many: dict[str, Any], devices: int, size: Size
                 "samples_per_device": case.samples(size),
                 "samples_per_second": throughput,
                 "speed_up": round(throughput[1] / throughput[0], 3),
-                "peak_bytes": [found[name]["peak_bytes"] for found in (one, many)],
                 "largest_difference_of_losses": error,
                 "losses": many[name]["losses"],
             }

@@ -2,8 +2,9 @@
 
     python -m benchmarks.startup [--output FILE] [--repeats N]
 
-Each figure is the median of several fresh processes, beyond ``import torch``. Generation is timed with and without the
-import of kingdon, which happens once in a process. A first step, forward and backward, is timed from the call to its
+Each figure is the median of several fresh processes, beyond ``import torch``. Import and generation, a CPU's work, are
+timed where there is no GPU; generation with and without the import of kingdon, which happens once in a process. A first
+step, forward and backward, is timed from the call to its
 result, on a GPU if there is one: with empty folders of its own for generated code and for Triton's kernels (cold; also
 what `cliffnn.warmup` takes there), and again with what is in them then (warm), each time in a process that has done
 nothing but import and make its inputs.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -111,14 +113,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", metavar="ALGEBRA", help="one algebra")
     arguments = parser.parse_args()
-    (imported,) = measure(IMPORT, arguments.repeats)
-    print(f"import cliffnn beyond torch: {imported:.3f} s")
-    generation = {}
-    for algebra in ("R2", "R3", "R1,3", "R3,0,1", "R5", "R6"):
-        if arguments.only in ("", algebra):
-            seconds, kingdon = measure(GENERATE.format(algebra=algebra), arguments.repeats)
-            generation[algebra] = {"seconds": seconds, "import_kingdon_seconds": kingdon}
-            print(f"generate {algebra}, forward and backward: {seconds:.3f} s (import kingdon: {kingdon:.3f} s)")
+    facts: dict[str, Any] = {"repeats": arguments.repeats}
+    if device == "cpu":
+        (facts["import_seconds"],) = measure(IMPORT, arguments.repeats)
+        print(f"import cliffnn beyond torch: {facts['import_seconds']:.3f} s")
+        facts["generation_forward_backward"] = {}
+        for algebra in ("R2", "R3", "R1,3", "R3,0,1", "R5", "R6"):
+            if arguments.only in ("", algebra):
+                seconds, kingdon = measure(GENERATE.format(algebra=algebra), arguments.repeats)
+                figures = {"seconds": seconds, "import_kingdon_seconds": kingdon}
+                facts["generation_forward_backward"][algebra] = figures
+                print(f"generate {algebra}, forward and backward: {seconds:.3f} s (import kingdon: {kingdon:.3f} s)")
     steps = {}
     for algebra, channels in CASES:
         if arguments.only in ("", algebra):
@@ -126,13 +131,7 @@ def main() -> None:
             steps[f"{algebra}, {channels} channels"] = figures
             totals = ", ".join(f"{name} {of_name['total']:.2f} s" for name, of_name in figures.items())
             print(f"first step on {device}, {algebra}, {channels} channels: {totals}", flush=True)
-    write(
-        arguments.output,
-        "python -m benchmarks.startup",
-        import_seconds=imported,
-        generation_forward_backward=generation,
-        first_step_seconds=steps,
-    )
+    write(arguments.output, "python -m benchmarks.startup", **facts, first_step_seconds=steps)
 
 
 if __name__ == "__main__":

@@ -101,9 +101,9 @@ def _likeness(
     eps: float,
     grades: dict[str, GradesLike] | None,
 ) -> tuple | None:
-    """What checks depend on, where that is little: complaints aside, looking up costs a third of looking at all.
+    """What checks of the arguments depend on, so that those found right once need not be looked at again.
 
-    None where something else than tensors ``(rows, blades, channels)`` of the same rows comes, or somebody looks on.
+    None in all but the plain case, tensors ``(rows, blades, channels)`` with the same number of rows.
     """
     if not unobserved(tensors) or type(eps) is not float:
         return None
