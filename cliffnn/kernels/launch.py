@@ -40,6 +40,8 @@ class Launch:
         self.tiling = tiling
         self.tensors: tuple[str, ...] = module.TENSORS
         self.means: tuple[int, ...] = module.MEANS
+        # how many numbers of a lane its parts hand to each other
+        self.handed: int = module.HANDED
         rounded = compute_dtype(dtype) if kernel.recompute or not kernel.operation.saved else dtype
         constants = {"EPS": eps, "TOLERANCE": sign_tolerance(rounded)}
         self._run = Prepared(
@@ -112,6 +114,9 @@ def _launch(
         # each program writes its share
         tensors["totals"] = like.new_empty(1, programs, sum(totals.values()) * like.shape[-1], dtype=compute)
     for launch in launches.outputs:
+        if launch.handed:
+            tiles = launch.programs(count, like.device) * launch.tiling.rows
+            tensors["handed"] = like.new_empty(tiles, launch.handed, like.shape[-1], dtype=compute)
         launch(tensors, count)
     if totals:
         sums(tensors["totals"], (0, 1), [outputs[name] for name in totals])
@@ -129,6 +134,7 @@ def _launches(operation: Operation, channels: int, dtype: torch.dtype, shared: i
             whole_rows=tiling.whole_rows,
             recompute=tiling.recompute and bool(operation.saved),
             loop=tiling.resident is not None,
+            apart=operation.order > 1 and blades > 16,
         )
         launches.outputs.append(Launch(kernel, tiling, channels, dtype, eps))
     if not tiling.whole_rows:
@@ -148,9 +154,9 @@ def _blades(operation: Operation) -> int:
 
 def _groups(operation: Operation, blades: int) -> list[tuple[str, ...]]:
     """Which outputs are computed by one kernel: all, or what the registers hold."""
-    if blades <= 16:
+    if blades <= 16 or (operation.order > 1 and blades <= 32):
         return [tuple(operation.outputs)]
-    if operation.order > 1 and blades > 32:
+    if operation.order > 1:
         return [(name,) for name in operation.outputs]
     kinds = {name: group.kind for name, group in operation.outputs.items()}
     # gradients with respect to a cotangent are by the way: what they are made of, all others need
