@@ -42,6 +42,8 @@ class Launch:
         self.tiling = tiling
         self.tensors: tuple[str, ...] = module.TENSORS
         self.means: tuple[int, ...] = module.MEANS
+        # how many numbers of a lane its parts hand to each other
+        self.handed: int = module.HANDED
         resident = tiling.resident
         self._most = None if resident is None else multiprocessors(device) * resident // tiling.blocks
         rounded = compute_dtype(dtype) if kernel.recompute or not kernel.operation.saved else dtype
@@ -96,6 +98,7 @@ class Launches:
                 whole_rows=tiling.whole_rows,
                 recompute=tiling.recompute and bool(operation.saved),
                 loop=tiling.resident is not None,
+                apart=operation.order > 1 and blades > 16,
             )
             for group in _groups(operation, blades)
         ]
@@ -120,6 +123,9 @@ class Launches:
             shape = 1, self.outputs[-1].programs(rows), sum(totals.values()) * like.shape[-1]
             tensors["totals"] = like.new_empty(shape, dtype=compute_dtype(like.dtype))
         for launch in self.outputs:
+            if launch.handed:
+                shape = launch.programs(rows) * launch.tiling.rows, launch.handed, like.shape[-1]
+                tensors["handed"] = like.new_empty(shape, dtype=compute_dtype(like.dtype))
             launch(tensors, rows)
         if totals:
             sums(tensors["totals"], (0, 1), [outputs[name] for name in totals])
@@ -156,9 +162,9 @@ def _blades(operation: Operation) -> int:
 
 def _groups(operation: Operation, blades: int) -> list[tuple[str, ...]]:
     """Which outputs are computed by one kernel: all, or what the registers hold."""
-    if blades <= 16:
+    if blades <= 16 or (operation.order > 1 and blades <= 32):
         return [tuple(operation.outputs)]
-    if operation.order > 1 and blades > 32:
+    if operation.order > 1:
         return [(name,) for name in operation.outputs]
     kinds = {name: group.kind for name, group in operation.outputs.items()}
     # gradients with respect to a cotangent are by the way: what they are made of, all others need

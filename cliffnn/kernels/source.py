@@ -7,6 +7,9 @@ operations times arithmetic. The number of channels is a constant, so blades lie
 What a row has one of is ``(ROWS,)``: means over its channels, and what is computed from these alone. Where a tile
 holds whole rows they are summed within a program, between two stages of the arithmetic; where it holds blocks of
 channels, a kernel for each depth of means sums them first, and the last one reads them.
+
+Where registers hold no more, outputs are computed in parts, one after the other: each loads what it needs from the
+cache, and the first hands to the others what they all need, in memory that a program has for itself.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING
 from cliffnn.codegen import call, file_name, program_of
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.tiles import load, offset, stack, store, sums_over_channels, unstack
-from cliffnn.operation import Operation
+from cliffnn.operation import Operation, gradient_name
 
 if TYPE_CHECKING:
     from cliffnn.program import Program
@@ -37,9 +40,15 @@ from cliffnn.kernels.device import {functions}
 TENSORS = {tensors}
 CONSTANTS = {constants}
 MEANS = {means}
+HANDED = {handed}
 
 
 '''
+
+# Kinds of groups that come as tiles of blades and lanes.
+_IN_TILES = ("rows", "handed")
+# The channels of a program.
+_OWN = "tl.multiple_of(tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS), VECTOR)[None, :]"
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Kernel:
         Whether a derivative computes the normalised result anew instead of reading it.
     loop : bool
         Whether a program goes over many tiles of rows; else it has one, and takes fewer registers.
+    apart : bool
+        Whether the outputs are computed one after the other, each from what it loads itself.
     """
 
     operation: Operation
@@ -67,6 +78,7 @@ class Kernel:
     whole_rows: bool = True
     recompute: bool = False
     loop: bool = True
+    apart: bool = False
 
     @property
     def name(self) -> str:
@@ -75,6 +87,7 @@ class Kernel:
             "rows" if self.whole_rows else "blocks",
             "" if self.depth is None else f"sums{self.depth}",
             "loop" if self.loop else "",
+            "apart" if self.apart else "",
         ]
         return file_name(self.operation.text, self.operation.algebra.name, *self.outputs, *filter(None, options))
 
@@ -89,55 +102,112 @@ class Kernel:
             return program.only({name: program.outputs[name] for name in self.outputs})
         return program.only({"sums": tuple(program_of(self.operation, self.recompute).means[self.depth].values())})
 
+    @cached_property
+    def parts(self) -> tuple[Program, ...]:
+        """What it computes, one after the other.
+
+        The first part gives to the others the means, and the names before the cut, ``handed``. The gradients with
+        respect to cotangents are by the way there.
+        """
+        program = self.program
+        first = [name for name in program.outputs if name.startswith(gradient_name(self.operation.order, "grad"))]
+        others = [name for name in program.outputs if name not in first]
+        if not self.apart or len(others) < 2:
+            return (program,)
+        means = tuple(name for of_depth in program.means for name in of_depth)
+        given = {name: symbols for name, symbols in (("means", means), ("handed", program.cut)) if symbols}
+        rest = program.given(given, means)
+        parts = [rest.only({name: program.outputs[name]}) for name in others]
+        if first or given:
+            parts.insert(0, program.only({name: program.outputs[name] for name in first} | given))
+        return tuple(parts)
+
+    def kind(self, name: str) -> str:
+        """Of a group: as an operation has it; ``"handed"``, what a program has for itself; else scalars."""
+        groups = {**self.operation.inputs, **self.operation.outputs}
+        return groups[name].kind if name in groups else "handed" if name == "handed" else "scalars"
+
 
 def kernel_source(kernel: Kernel) -> str:
     """The source of a kernel, as a module."""
-    operation, program = kernel.operation, kernel.program
-    groups = {name: symbols for name, symbols in program.inputs.items() if not program.used.isdisjoint(symbols)}
-    kinds = {name: operation.inputs[name].kind if name in operation.inputs else "scalars" for name in groups}
-    kinds |= {name: operation.outputs[name].kind for name in kernel.outputs}
-    totals = {name: symbols for name, symbols in program.outputs.items() if kinds.get(name) == "shared"}
+    operation, parts = kernel.operation, kernel.parts
+    loaded = {name: symbols for part in parts for name, symbols in _loaded(part).items()}
+    outputs = {name: symbols for part in parts for name, symbols in part.outputs.items() if name != "means"}
+    totals = {name: symbols for name, symbols in outputs.items() if kernel.kind(name) == "shared"}
+    stored = {name: symbols for name, symbols in outputs.items() if name not in totals}
     # a program writes its share of all totals side by side
-    tensors = [*groups, *(name for name in program.outputs if name not in totals), *(["totals"] if totals else [])]
+    tensors = [*dict.fromkeys((*loaded, *stored)), *(["totals"] if totals else [])]
 
-    before = _offsets(symbols for name, symbols in {**groups, **program.outputs}.items() if kinds.get(name) == "rows")
+    in_tiles = {name: symbols for name, symbols in {**loaded, **stored}.items() if kernel.kind(name) in _IN_TILES}
+    before = [line for size in dict.fromkeys(map(len, in_tiles.values())) for line in offset(size)]
     # from the second derivative on, coefficients would fill registers that sums over the rows need
     again = operation.order > 1
-    shared = [_load_shared(name, symbols) for name, symbols in groups.items() if kinds[name] == "shared"]
-    before += [line for lines in shared for line in lines if not again]
+    coefficients = {name: symbols for name, symbols in loaded.items() if kernel.kind(name) == "shared"}
+    if not again:
+        for name, symbols in coefficients.items():
+            before += [_at(name, _coefficients_at(name, symbols)), *_load_shared(name, symbols)]
     before += [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for symbols in totals.values() for symbol in symbols]
 
-    body = [line for lines in shared for line in lines if again]
-    for name, symbols in groups.items():
-        if kinds[name] == "rows":
-            body += load(name, symbols)
-    for name, symbols in groups.items():
-        if kinds[name] == "scalars":
-            body += _load_scalars(name, symbols)
-    body += _arithmetic(kernel, program, totals)
-    if kernel.depth is not None:
-        sums = tuple(f"sum{index}" for index in range(len(program.outputs["sums"])))
-        body += sums_over_channels(sums, [_lanes(program, symbol) for symbol in program.outputs["sums"]])
-        body += _store_scalars("sums", sums, table=True)
-    for name, symbols in program.outputs.items():
-        if kinds.get(name) == "rows":
-            body += store(name, [_lanes(program, symbol) for symbol in symbols])
-        elif kinds.get(name) == "scalars":
-            body += _store_scalars(name, symbols)
+    addresses: dict[str, str] = {}
+    body: list[str] = []
+    for part in parts:
+        loads = _loaded(part)
+        for name, symbols in loads.items():
+            if name in coefficients and again:
+                addresses[name] = _coefficients_at(name, symbols)
+                body += _load_shared(name, symbols)
+        for name, symbols in loads.items():
+            if name in in_tiles:
+                addresses[name] = _tile_at(kernel, name, symbols)
+                body += load(name, symbols)
+        for name, symbols in loads.items():
+            if kernel.kind(name) == "scalars":
+                addresses[name] = _scalars_at(name, symbols)
+                body += _load_scalars(name, symbols)
+        body += _arithmetic(kernel, part, totals)
+        if kernel.depth is not None:
+            sums = tuple(f"sum{index}" for index in range(len(part.outputs["sums"])))
+            body += sums_over_channels(sums, [_lanes(part, symbol) for symbol in part.outputs["sums"]])
+            addresses |= _each_scalar_at("sums", sums, table=True)
+            body += _store_scalars(sums)
+        for name, symbols in part.outputs.items():
+            if name in in_tiles:
+                addresses[name] = _tile_at(kernel, name, symbols)
+                body += store(name, [_lanes(part, symbol) for symbol in symbols])
+            elif kernel.kind(name) == "scalars" and kernel.depth is None and name in stored:
+                addresses |= _each_scalar_at(name, symbols)
+                body += _store_scalars(symbols)
+        if "handed" in stored:
+            body.append("tl.debug_barrier()")
 
+    # with a tile in flight the loop over tiles must be the innermost
+    in_round = again or not kernel.loop
+    tile = _round(addresses, body) if in_round else [*(_at(*each) for each in addresses.items()), *body]
     after: list[str] = []
     for name, symbols in totals.items():
-        after += _store_total(name, symbols, operation)
+        stores = _store_total(name, symbols)
+        after += _round({"totals": _total_at(name, symbols, operation)}, stores)
     # one that follows another with the same rows begins with the last, which the cache may still hold
     last_first = kernel.depth is None and not kernel.whole_rows
-    lines = _kernel([*tensors], _constants(program), before, body, after, kernel.loop, last_first)
+    constants = _constants(parts)
+    lines = _kernel(tensors, constants, before, tile, after, kernel.loop, last_first)
     what = "" if kernel.depth is None else f"sums over channels, at depth {kernel.depth}, of "
     title = f"{what}{operation.text} in {operation.algebra.name}: {operation.expression.function.__doc__}"
-    means = tuple(len(of_depth) for of_depth in program_of(operation, kernel.recompute).means)
     header = _HEADER.format(
-        title=title, tensors=(*tensors,), constants=_constants(program), means=means, functions=_functions(program)
+        title=title,
+        tensors=(*tensors,),
+        constants=constants,
+        means=tuple(len(of_depth) for of_depth in program_of(operation, kernel.recompute).means),
+        handed=len(stored.get("handed", ())),
+        functions=_functions(parts),
     )
     return header + lines
+
+
+def _loaded(program: Program) -> dict[str, tuple[str, ...]]:
+    """What a part of a kernel loads; means that an earlier part has summed are there."""
+    groups = {name: symbols for name, symbols in program.inputs.items() if name != "means"}
+    return {name: symbols for name, symbols in groups.items() if not program.used.isdisjoint(symbols)}
 
 
 def _kernel(
@@ -161,27 +231,50 @@ def _kernel(
         '@triton.jit(do_not_specialize=["rows"])',
         f"def kernel({', '.join(signature)}):",
         "    LANES: tl.constexpr = ROWS * CHANNELS",
+        "    nothing = ((rows & 1) >> 1) * 16",
         "    lane = tl.arange(0, LANES)",
         "    row = lane // CHANNELS",
         # with no more neighbours at once than a thread computes with, it loads all blades of its lanes itself
         "    channel = tl.multiple_of(tl.program_id(1) * CHANNELS + lane % CHANNELS, VECTOR)",
         "    exists = channel < channels",
-        *(f"    {line}" for line in before),
+        *_indented(before),
         "    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):"
         if loop
         else "    tile = tl.program_id(0)",
     ]
-    indent = "        " if loop else "    "
     # under the interpreter a loop variable is a plain int, which has no method to widen it
-    lines += [
-        f"{indent}first = tl.full((), ROWS, tl.int64) * {'(tl.cdiv(rows, ROWS) - 1 - tile)' if last_first else 'tile'}",
-        f"{indent}base = first * channels",
-        f"{indent}valid = first + row < rows",
-        f"{indent}mask = (valid & exists)[None, :]",
-        *(f"{indent}{line}" for line in body),
-        *(f"    {line}" for line in after),
+    tile = [
+        f"first = tl.full((), ROWS, tl.int64) * {'(tl.cdiv(rows, ROWS) - 1 - tile)' if last_first else 'tile'}",
+        "base = first * channels",
+        "valid = first + row < rows",
+        "mask = (valid & exists)[None, :]",
+        *body,
     ]
-    return "\n".join(lines) + "\n"
+    lines += _indented(_indented(tile) if loop else tile)
+    return "\n".join([*lines, *_indented(after)]) + "\n"
+
+
+def _round(addresses: Mapping[str, str], lines: list[str]) -> list[str]:
+    """Lines as a loop of one round, whose addresses are its arguments.
+
+    For each operation on memory the pass `TritonGPUCoalesce` looks at all that is connected with it, and for each of
+    these again, unless its addresses are arguments of a loop. LLVM sees that ``nothing`` is zero, and that there is no
+    loop.
+    """
+    steps = [f"{name}_at += nothing" for name in addresses]
+    return [
+        *(_at(name, address) for name, address in addresses.items()),
+        "for once in tl.range(0, 1 + nothing, num_stages=1):",
+        *_indented([*lines, *steps]),
+    ]
+
+
+def _at(name: str, address: str) -> str:
+    return f"{name}_at = {address}"
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[str]]) -> list[str]:
@@ -252,7 +345,7 @@ def _needed_in_lanes(program: Program) -> set[str]:
     users = [value for name, value in program.statements if name not in program.uniform]
     found = {operand for value in users for operand in operands(value)}
     found |= {symbol for means in program.means for symbol in means.values()}
-    found |= {symbol for name, group in program.outputs.items() if name != "scales" for symbol in group}
+    found |= {symbol for name, group in program.outputs.items() if name not in ("scales", "means") for symbol in group}
     return (found & program.uniform) - set(CONSTANTS)
 
 
@@ -293,69 +386,82 @@ def _product(monomial) -> tuple[str, bool]:
     return " * ".join(factors) or "1.0", coefficient < 0
 
 
-def _functions(program: Program) -> str:
-    found = {value.function for _, value in program.statements if hasattr(value, "function")} - {"mean"}
+def _functions(parts: Iterable[Program]) -> str:
+    values = [value for part in parts for _, value in part.statements]
+    found = {value.function for value in values if hasattr(value, "function")} - {"mean"}
     return ", ".join(sorted({*found, "to_lanes"}))
 
 
-def _constants(program: Program) -> tuple[str, ...]:
-    found = ["EPS"] if "EPS" in program.used else []
-    signs = any(getattr(value, "function", "") == "sign" for _, value in program.statements)
+def _constants(parts: Iterable[Program]) -> tuple[str, ...]:
+    found = ["EPS"] if any("EPS" in part.used for part in parts) else []
+    signs = any(getattr(value, "function", "") == "sign" for part in parts for _, value in part.statements)
     return (*found, *(["TOLERANCE"] if signs else []))
 
 
-def _offsets(groups: Iterable[tuple[str, ...]]) -> list[str]:
-    return [line for size in dict.fromkeys(len(symbols) for symbols in groups) for line in offset(size)]
+def _tile_at(kernel: Kernel, name: str, symbols: tuple[str, ...]) -> str:
+    """Where the multivectors of a tile lie; a program has one tile for what it hands to itself."""
+    base = "base" if kernel.kind(name) == "rows" else "tl.full((), ROWS, tl.int64) * tl.program_id(0) * channels"
+    return f"{name}_ptr + {base} * {len(symbols)} + offset_{len(symbols)}"
+
+
+def _coefficients_at(name: str, symbols: tuple[str, ...]) -> str:
+    return f"{name}_ptr + tl.arange(0, {power_of_two(len(symbols))})[:, None] * channels + channel[None, :]"
 
 
 def _load_shared(name: str, symbols: tuple[str, ...]) -> list[str]:
     """Coefficients: every lane has those of its channel."""
-    length = power_of_two(len(symbols))
+    number = f"tl.arange(0, {power_of_two(len(symbols))})[:, None]"
     return [
-        f"number = tl.arange(0, {length})[:, None]",
-        f"{name}_tile = tl.load({name}_ptr + number * channels + channel[None, :], "
-        f"(number < {len(symbols)}) & exists[None, :], 0.0)",
+        f"{name}_tile = tl.load({name}_at, ({number} < {len(symbols)}) & exists[None, :], 0.0)",
         f"{name}_tile = tl.trans({name}_tile).to(COMPUTE)",
         *unstack(f"{name}_tile", symbols),
     ]
 
 
+def _scalars_at(name: str, symbols: tuple[str, ...]) -> str:
+    size = len(symbols)
+    return f"{name}_ptr + (first + tl.arange(0, ROWS))[:, None] * {size} + tl.arange(0, {power_of_two(size)})[None, :]"
+
+
 def _load_scalars(name: str, symbols: tuple[str, ...]) -> list[str]:
     """What each row has one of, in one memory operation; of means, their sums."""
     size = len(symbols)
-    length = power_of_two(size)
-    row, number = "(first + tl.arange(0, ROWS))[:, None]", f"tl.arange(0, {length})[None, :]"
+    row, number = "(first + tl.arange(0, ROWS))[:, None]", f"tl.arange(0, {power_of_two(size)})[None, :]"
     lines = [
-        f"{name}_tile = tl.load({name}_ptr + {row} * {size} + {number}, ({row} < rows) & ({number} < {size}), 0.0)",
+        f"{name}_tile = tl.load({name}_at, ({row} < rows) & ({number} < {size}), 0.0)",
         *unstack(f"{name}_tile", symbols, "(ROWS,)"),
     ]
     return lines + [f"{symbol} = {symbol} / channels" for symbol in symbols if name.startswith("means")]
 
 
-def _store_scalars(name: str, symbols: tuple[str, ...], table: bool = False) -> list[str]:
-    """Store what each row has one of; sums over a block of channels go to a table of its own.
+def _each_scalar_at(name: str, symbols: tuple[str, ...], table: bool = False) -> dict[str, str]:
+    """Where what each row has one of is stored; sums over a block of channels in a table of its own.
 
     Where blocks of channels have programs of their own, all of them write the same.
     """
     size = len(symbols)
     place = f" + tl.full((), {size}, tl.int64) * rows * tl.program_id(1)" if table else ""
     row = "(first + tl.arange(0, ROWS))"
-    return [
-        f"tl.store({name}_ptr + ({row} * {size} + {index}){place}, {symbol}, {row} < rows)"
-        for index, symbol in enumerate(symbols)
-    ]
+    return {symbol: f"{name}_ptr + ({row} * {size} + {index}){place}" for index, symbol in enumerate(symbols)}
 
 
-def _store_total(name: str, symbols: tuple[str, ...], operation: Operation) -> list[str]:
-    """Sum over the rows that a program went over, after the totals before it."""
-    size, length = len(symbols), power_of_two(len(symbols))
+def _store_scalars(symbols: tuple[str, ...]) -> list[str]:
+    return [f"tl.store({symbol}_at, {symbol}, first + tl.arange(0, ROWS) < rows)" for symbol in symbols]
+
+
+def _total_at(name: str, symbols: tuple[str, ...], operation: Operation) -> str:
+    """Where a program stores its share of a total: after the totals before it."""
     totals = operation.totals
     before = sum(totals[other] for other in [*totals][: [*totals].index(name)])
+    number = f"tl.arange(0, {power_of_two(len(symbols))})[:, None]"
+    return f"totals_ptr + (tl.program_id(0) * {sum(totals.values())} + {before} + {number}) * channels + {_OWN}"
+
+
+def _store_total(name: str, symbols: tuple[str, ...]) -> list[str]:
+    """Sum over the rows that a program went over."""
+    size, length = len(symbols), power_of_two(len(symbols))
     return [
         *stack(f"{name}_tile", symbols),
         f"{name}_tile = tl.sum(tl.reshape({name}_tile, (ROWS, CHANNELS, {length})), 0)",
-        f"number = tl.arange(0, {length})[:, None]",
-        "own = tl.multiple_of(tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS), VECTOR)[None, :]",
-        f"tl.store(totals_ptr + (tl.program_id(0) * {sum(totals.values())} + {before} + number) * channels + own, "
-        f"tl.trans({name}_tile), (own < channels) & (number < {size}))",
+        f"tl.store(totals_at, tl.trans({name}_tile), ({_OWN} < channels) & (tl.arange(0, {length})[:, None] < {size}))",
     ]

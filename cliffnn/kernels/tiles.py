@@ -1,7 +1,7 @@
 """Lines of a kernel that load, store, take apart, put together and reduce tiles.
 
 A tile is ``(LANES, length)``, a lane being a row and channel, the length a power of two; taken apart, it is one
-``(LANES,)`` for each name of a group.
+``(LANES,)`` for each name of a group. ``name_at`` is where ``name`` is loaded from or stored.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from cliffnn.kernels.plan import power_of_two
 def load(name: str, symbols: Sequence[str]) -> list[str]:
     """All blades of a tile, in one memory operation."""
     tile = f"{name}_tile"
-    address = f"{name}_ptr + base * {len(symbols)} + offset_{len(symbols)}"
-    lines = [f"{tile} = tl.trans(tl.load({address}, {_mask(len(symbols))}, 0.0)).to(COMPUTE)"]
+    lines = [f"{tile} = tl.trans(tl.load({name}_at, {_mask(len(symbols))}, 0.0)).to(COMPUTE)"]
     return lines + unstack(tile, symbols)
 
 
 def store(name: str, symbols: Sequence[str]) -> list[str]:
     """Put names together and store them, in one memory operation."""
     tile = f"{name}_tile"
-    address = f"{name}_ptr + base * {len(symbols)} + offset_{len(symbols)}"
-    return [*stack(tile, symbols), f"tl.store({address}, tl.trans({tile}), {_mask(len(symbols))})"]
+    return [*stack(tile, symbols), f"tl.store({name}_at, tl.trans({tile}), {_mask(len(symbols))})"]
 
 
 def offset(size: int) -> list[str]:
