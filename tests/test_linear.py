@@ -71,7 +71,7 @@ def check(run, gradients, rows, ins, outs, sizes, dtype, device, bias):
         "of parameters": (grad_weight, grad_bias, (x, None, None, sizes, True)),
         "of bias": (grad_bias, (None, None, None, sizes, True)),
     }
-    if device == "cpu" and rows > 100:
+    if max(rows, ins, outs) > 100:
         cases = {"all": cases["all"]}
     assert_close("out", run(x, weight, b, sizes), *out)
     for name, (*pairs, arguments) in cases.items():
@@ -123,10 +123,8 @@ def test_derivatives_of_the_operators(sizes):
         (lambda *tensors: operators._Linear.apply(operators._linear, *tensors, sizes), (x, weight, bias)),
         (lambda *tensors: operators._LinearBeside.apply(operators._linear, *tensors, sizes), (x, weight, bias)),
         (functools.partial(backward, True), (grad, x, weight, beside)),
-        (functools.partial(backward, False), (grad, x, weight, None)),
-        (functools.partial(backward, True), (grad, x, None, None)),
-        (functools.partial(backward, False), (grad, None, weight, beside)),
-        (functools.partial(backward, True), (grad, None, None, None)),
+        (functools.partial(backward, False), (grad, x, None, None)),
+        (functools.partial(backward, True), (grad, None, weight, None)),
     ):
         assert torch.autograd.gradcheck(run, arguments)
         assert torch.autograd.gradgradcheck(run, arguments)

@@ -58,7 +58,12 @@ def linear_fwd_kernel(
     exists = (output < OUTPUTS)[None, :]
     x_ptr += (first * BLADES + blade) * INPUTS
     weight_ptr += tl.load(grades_ptr + blade) * (OUTPUTS * INPUTS)
-    total = tl.zeros((ROWS, OUT), tl.float32)
+    out_from = (first * BLADES + blade) * OUTPUTS
+    out_at = row[:, None] * (BLADES * OUTPUTS) + output[None, :]
+    if BESIDE:
+        total = tl.load(beside_ptr + out_from + out_at, valid & exists, 0.0).to(tl.float32)
+    else:
+        total = tl.zeros((ROWS, OUT), tl.float32)
     for start in range(0, INPUTS, IN):
         known = (start + input < INPUTS) | (INPUTS % IN == 0)
         x = tl.load(x_ptr + row[:, None] * (BLADES * INPUTS) + start + input[None, :], valid & known[None, :], 0.0)
@@ -68,10 +73,7 @@ def linear_fwd_kernel(
     if BIAS:
         bias = tl.load(bias_ptr + output, output < OUTPUTS, 0.0).to(tl.float32)
         total += tl.where(blade == 0, bias, 0.0)[None, :]
-    out_at = (first * BLADES + blade) * OUTPUTS + row[:, None] * (BLADES * OUTPUTS) + output[None, :]
-    if BESIDE:
-        total += tl.load(beside_ptr + out_at, valid & exists, 0.0)
-    tl.store(out_ptr + out_at, total, valid & exists)
+    tl.store(out_ptr + out_from + out_at, total, valid & exists)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -118,18 +120,19 @@ def linear_bwd_kernel(
         # under the interpreter a loop variable is a plain int, which has no method to widen it
         first = tl.full((), ROWS, tl.int64) * tile
         valid = (first + row < rows)[:, None]
-        grad_at = (first * BLADES + blade) * OUTPUTS + row[:, None] * (BLADES * OUTPUTS) + output[None, :]
-        grad = tl.load(grad_ptr + grad_at, valid & exists[None, :], 0.0)
-        x_at = (first * BLADES + blade) * INPUTS + row[:, None] * (BLADES * INPUTS) + input[None, :]
-        x = tl.load(x_ptr + x_at, valid & known[None, :], 0.0)
+        start = first * BLADES + blade
+        grad_at = row[:, None] * (BLADES * OUTPUTS) + output[None, :]
+        grad = tl.load(grad_ptr + start * OUTPUTS + grad_at, valid & exists[None, :], 0.0)
+        x_at = row[:, None] * (BLADES * INPUTS) + input[None, :]
+        x = tl.load(x_ptr + start * INPUTS + x_at, valid & known[None, :], 0.0)
         total = tl.dot(tl.trans(grad), x, total, input_precision=PRECISION)
         if BIAS and blade == 0:
             scalars += tl.sum(grad.to(tl.float32), 0)
         if GRAD_X:
             grad_x = tl.dot(grad, weight, input_precision=PRECISION)
             if BESIDE:
-                grad_x += tl.load(beside_ptr + x_at, valid & known[None, :], 0.0)
-            tl.store(grad_x_ptr + x_at, grad_x, valid & known[None, :])
+                grad_x += tl.load(beside_ptr + start * INPUTS + x_at, valid & known[None, :], 0.0)
+            tl.store(grad_x_ptr + start * INPUTS + x_at, grad_x, valid & known[None, :])
     partial_ptr += (blade * parts + tl.program_id(0)).to(tl.int64) * (OUTPUTS * INPUTS + BIAS * OUTPUTS)
     tl.store(partial_ptr + output[:, None] * INPUTS + input[None, :], total, exists[:, None] & known[None, :])
     if BIAS:
@@ -153,8 +156,9 @@ def linear(
             out[:, 0] += bias
         return out if beside is None else out.add_(beside)
     by_input = weight.is_contiguous()
-    # of wide matrices in float32 tensor cores want the inputs side by side
-    if not by_input and (not weight.mT.is_contiguous() or outputs > _WIDE):
+    # of wide matrices tensor cores want float32 with the inputs side by side
+    wanted = outputs > _WIDE and x.dtype == torch.float32
+    if not by_input and (wanted or not weight.mT.is_contiguous()):
         weight, by_input = weight.contiguous(), True
     given = by_input, bias is not None, beside is not None
     plan = _forward(sizes, inputs, outputs, *given, dot_precision(x), x.dtype, x.device)
@@ -192,7 +196,7 @@ def linear_backward(
             torch.sum(grad[:, 0], 0, out=totals[1])
         return results
     precision = dot_precision(x)
-    plan = _backward(sizes, inputs, outputs, bias, fused, fused and beside is not None, precision, x.device)
+    plan = _backward(sizes, inputs, outputs, bias, fused, fused and beside is not None, precision, x.dtype, x.device)
     parts = min(-(-rows // plan.rows), plan.parts)
     partial = x.new_empty(blades, parts, outputs * (inputs + bias), dtype=torch.float32)
     # what a kernel does not use wants a pointer all the same
@@ -258,7 +262,7 @@ def _forward(
         stages = max(1, min(4, shared_memory(device) // ((rows + out) * into * dtype.itemsize)))
     else:
         # with fewer than 64 rows Triton chooses instructions to which the order of float32 is all the same
-        rows, warps, stages = (64, 4, 2) if by_input else (32, 4, 3)
+        rows, warps, stages = (64, 4, 2) if by_input or dtype.itemsize == 2 else (32, 4, 3)
     constants = {
         "BLADES": sum(sizes),
         "INPUTS": inputs,
@@ -285,19 +289,21 @@ def _backward(
     fused: bool,
     beside: bool,
     precision: str,
+    dtype: torch.dtype,
     device: torch.device,
 ) -> _Plan:
     exact = precision != "tf32"
     rows = 32 if exact else 64
-    if fused:
-        out, into = _tile(outputs), _tile(inputs)
-        warps = 2 if exact and max(out, into) <= 32 else 4
-    else:
-        # as in a forward with few rows: gradient and input both have their rows one below the other
-        out, into, warps = min(_tile(outputs), 32), min(_tile(inputs), 128), 4
+    out, into = _tile(outputs), _tile(inputs)
+    # a multiprocessor's programs: enough for all of them, each with many rows
+    warps, stages, resident = 4, 2, 2
+    if not fused:
+        # the rows, over which it sums, are not side by side, which float32 needs as in a forward
+        out, into, stages = min(out, 128 // dtype.itemsize), min(into, 128), 3
+    elif max(out, into) <= 32:
+        warps, resident = (1, 8) if exact else (4, 3)
     tiles = -(-outputs // out) * -(-inputs // into)
-    # enough for every multiprocessor, each with many rows
-    programs = (16 if fused and exact else 8) // warps * multiprocessors(device)
+    parts = max(1, resident * multiprocessors(device) // (sum(sizes) * tiles))
     constants = {
         "BLADES": sum(sizes),
         "INPUTS": inputs,
@@ -309,10 +315,10 @@ def _backward(
         "OUT": out,
         "IN": into,
         "PRECISION": precision,
-        "STAGES": 3,
+        "STAGES": stages,
     }
     run = Prepared(linear_bwd_kernel, constants, warps)
-    return _Plan(run, table(_grades(sizes), device), rows, tiles, max(1, programs // (sum(sizes) * tiles)))
+    return _Plan(run, table(_grades(sizes), device), rows, tiles, parts)
 
 
 def _tile(channels: int) -> int:
