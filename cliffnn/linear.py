@@ -188,7 +188,7 @@ class _LinearBackward(torch.autograd.Function):
         of_grad = None
         if need_grad:
             products = (of_x, weight), (x, of_weight)
-            terms = [linear(*p, None, ctx.sizes) for p in products if p[0] is not None and p[1] is not None]
+            terms = [linear(a, b, None, ctx.sizes) for a, b in products if a is not None and b is not None]
             if of_bias is not None:
                 terms.append(torch.cat([of_bias.expand(len(grad), 1, -1), torch.zeros_like(grad[:, 1:])], 1))
             of_grad = sum(terms[1:], terms[0]) if terms else None

@@ -195,12 +195,13 @@ def linear_backward(
         if bias:
             torch.sum(grad[:, 0], 0, out=totals[1])
         return results
-    precision = dot_precision(x)
-    plan = _backward(sizes, inputs, outputs, bias, fused, fused and beside is not None, precision, x.dtype, x.device)
+    matrix, added = (weight, beside) if fused else (None, None)
+    given = bias, fused, added is not None
+    plan = _backward(sizes, inputs, outputs, *given, dot_precision(x), x.dtype, x.device)
     parts = min(-(-rows // plan.rows), plan.parts)
     partial = x.new_empty(blades, parts, outputs * (inputs + bias), dtype=torch.float32)
     # what a kernel does not use wants a pointer all the same
-    others = weight.contiguous() if fused else x, beside if fused and beside is not None else x, results[0]
+    others = x if matrix is None else matrix.contiguous(), x if added is None else added, results[0]
     plan.run((parts, blades, plan.tiles), (grad, x, *others, partial, plan.grades), rows)
     sums(partial, _starts(sizes), totals)
     return results

@@ -116,15 +116,14 @@ class MVLinear(MVLayer):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, beside: bool = False) -> Any:
-        """Multiply; ``beside`` asks for a pair, the result and `x` again, for what else is computed of `x`.
+    def forward(self, x: Tensor, beside: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Multiply; ``beside`` asks for a pair, the result and ``x`` again, for what else is computed of ``x``.
 
-        Its gradient is then added where this layer's own is computed, which saves reading and writing both once more.
+        The gradient of that is then added where this layer's own is computed: one pass over a tensor instead of three.
         """
-        weight, count = self.weight, self._grade_count
-        check_input(self, "x", x, self.in_channels, weight)
-        if self.matrices != count:
-            weight = weight.expand(count, -1, -1)
+        check_input(self, "x", x, self.in_channels, self.weight)
+        count = self._grade_count
+        weight = self.weight if self.matrices == count else self.weight.expand(count, -1, -1)
         run = linear_beside if beside else F.linear
         return run(x, weight, self.bias, self.algebra, self.grades)
 
