@@ -39,15 +39,15 @@ def _linear(x: torch.Size, weight: torch.Size, *_, **__) -> int:
     return 2 * prod(x) * weight[1]
 
 
-def _linear_weight(grad: torch.Size, x: torch.Size, *_, **__) -> int:
-    return 2 * prod(x) * grad[-1]
+def _linear_backward(grad: torch.Size, x: torch.Size | None, weight: torch.Size | None, *_, **__) -> int:
+    return 2 * prod(grad) * sum(factor[-1] for factor in (x, weight) if factor is not None)
 
 
 def _register(counter: ModuleType) -> None:
     operators = torch.ops.cliffnn
     counter.register_flop_formula(operators.geometric_op)(_geometric_op)
     counter.register_flop_formula(operators.linear)(_linear)
-    counter.register_flop_formula(operators.linear_weight)(_linear_weight)
+    counter.register_flop_formula(operators.linear_backward)(_linear_backward)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

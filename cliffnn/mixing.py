@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from cliffnn import linear as operators
 from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.checks import autocast, autocasting, check_alike, check_multivector, flattened, held_grades
-from cliffnn.linear import linear as _linear
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
@@ -50,6 +51,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike,
     >>> F.linear(x, weight, None, "R3").shape
     torch.Size([10, 8, 32])
     """
+    flat, sizes = _checked(x, weight, bias, algebra, grades)
+    return _restored(operators.linear(*flat, sizes), x.shape[:-2])
+
+
+def linear_beside(
+    x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike, grades: GradesLike = None
+) -> tuple[Tensor, Tensor]:
+    """The result of `linear`, and its input for what else is computed of it; see `cliffnn.linear.linear_beside`."""
+    flat, sizes = _checked(x, weight, bias, algebra, grades)
+    out, beside = operators.linear_beside(*flat, sizes)
+    return _restored(out, x.shape[:-2]), _restored(beside, x.shape[:-2])
+
+
+def _checked(
+    x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike, grades: GradesLike
+) -> tuple[tuple[Tensor, Tensor, Tensor | None], tuple[int, ...]]:
+    """The operator's arguments."""
     algebra = Algebra(algebra)
     held = held_grades(algebra, grades)
     check_multivector("x", x, algebra, held)
@@ -68,5 +86,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, algebra: AlgebraLike,
         raise ValueError(f"bias: got one with grades {held}, wanted None: it is added to the scalar, grade 0")
     if bias is not None and bias.shape != weight.shape[1:2]:
         raise ValueError(f"bias: got shape {tuple(bias.shape)}, wanted ({weight.shape[1]} out_channels,)")
-    out = _linear(flattened(x, x.shape[:-2], x.shape[-1]), weight, bias, sizes)
-    return out if x.ndim == 3 else out.reshape(*x.shape[:-1], weight.shape[1])
+    return (flattened(x, x.shape[:-2], x.shape[-1]), weight, bias), sizes
+
+
+def _restored(out: Tensor, lead: torch.Size) -> Tensor:
+    """With the leading dimensions that the input had."""
+    return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])

@@ -57,8 +57,7 @@ def test_the_operators_of_the_linear_map_count_as_torch_does(algebra):
 
     def by_operators():
         torch.ops.cliffnn.linear(x, weight, None, sizes)
-        torch.ops.cliffnn.linear(grad, weight.mT, None, sizes)
-        torch.ops.cliffnn.linear_weight(grad, x, sizes)
+        torch.ops.cliffnn.linear_backward(grad, x, weight, None, sizes, True)
 
     assert counted(by_operators) == wanted == 3 * 2 * rows * len(Algebra(algebra)) * ins * outs
 

@@ -1,5 +1,6 @@
 """The linear map of each grade: torch's products on a CPU, kernels under the interpreter and on a GPU."""
 
+import functools
 import itertools
 
 import pytest
@@ -23,7 +24,7 @@ def blades(sizes):
 
 
 def truth(x, weight, bias, grad, sizes):
-    """The result and its gradients with respect to x and the weight, by a loop over blades, in the dtype that comes."""
+    """The result and its gradients, with respect to x, weight and bias, by a loop over blades, in the inputs' dtype."""
     grades = blades(sizes)
     out = torch.stack([x[:, b] @ weight[k].T for b, k in enumerate(grades)], 1)
     if bias is not None:
@@ -34,7 +35,7 @@ def truth(x, weight, bias, grad, sizes):
     grad_weight = torch.zeros_like(weight)
     for b, k in enumerate(grades):
         grad_weight[k] += of_blades[b]
-    return out, grad_x, grad_weight
+    return out, grad_x, grad_weight, grad[:, 0].sum(0)
 
 
 def inputs(rows, ins, outs, sizes, dtype, device="cpu"):
@@ -51,17 +52,32 @@ def assert_close(name, got, wanted, in_float32):
     assert error <= allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
 
 
-def check(run, weight_gradient, rows, ins, outs, sizes, dtype, device, bias):
+def check(run, gradients, rows, ins, outs, sizes, dtype, device, bias):
+    """The result, the gradients together and, where that takes no time, each without the others."""
     x, weight, b, grad = inputs(rows, ins, outs, sizes, dtype, device)
+    beside = torch.randn_like(x)
     b = b if bias else None
     exact = [None if t is None else t.double() for t in (x, weight, b, grad)]
     single = [None if t is None else t.float() for t in (x, weight, b, grad)]
     # on the device under test, whose own order of summation is the yardstick
     wanted, in_float32 = truth(*exact, sizes), truth(*single, sizes)
-    got = run(x, weight, b, sizes), run(grad, weight.mT, None, sizes), weight_gradient(grad, x, sizes)
-    for name, *triple in zip(("out", "grad_x", "grad_weight"), got, wanted, in_float32, strict=True):
-        assert triple[0].dtype == dtype
-        assert_close(name, *triple)
+    out, grad_x, grad_weight, grad_bias = zip(wanted, in_float32, strict=True)
+    with_beside = grad_x[0] + beside.double(), grad_x[1] + beside.float()
+    cases = {
+        "all": (with_beside, grad_weight, grad_bias, (x, weight, beside, sizes, True)),
+        "of factors": (grad_x, grad_weight, (x, weight, None, sizes, False)),
+        "of x": (grad_x, (None, weight, None, sizes, False)),
+        "of x and bias": (with_beside, grad_bias, (None, weight, beside, sizes, True)),
+        "of parameters": (grad_weight, grad_bias, (x, None, None, sizes, True)),
+        "of bias": (grad_bias, (None, None, None, sizes, True)),
+    }
+    if max(rows, ins, outs) > 100:
+        cases = {"all": cases["all"]}
+    assert_close("out", run(x, weight, b, sizes), *out)
+    for name, (*pairs, arguments) in cases.items():
+        for tensor, pair in zip(gradients(grad, *arguments), pairs, strict=True):
+            assert tensor.dtype == dtype
+            assert_close(name, tensor, *pair)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -78,7 +94,7 @@ def test_kernels_interpreted(shape, sizes, bias):
     if torch.cuda.is_available():
         pytest.skip("needs Triton's interpreter, which a GPU machine does not use")
     kernels = pytest.importorskip("cliffnn.kernels.linear")
-    check(kernels.linear, kernels.linear_weight, *shape, sizes, torch.float32, "cpu", bias)
+    check(kernels.linear, kernels.linear_backward, *shape, sizes, torch.float32, "cpu", bias)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
@@ -98,9 +114,17 @@ def test_derivatives_of_the_operators(sizes):
     """What a GPU differentiates, run on a CPU, where the public function is torch's own product."""
     pytest.importorskip("cliffnn.kernels.linear")
     x, weight, bias, grad = (t.requires_grad_() for t in inputs(3, 2, 3, sizes, torch.float64))
+    beside = torch.randn_like(x).requires_grad_()
+
+    def backward(bias, *tensors):
+        return operators._LinearBackward.apply(operators._linear_backward, *tensors, sizes, bias)
+
     for run, arguments in (
         (lambda *tensors: operators._Linear.apply(operators._linear, *tensors, sizes), (x, weight, bias)),
-        (lambda *tensors: operators._LinearWeight.apply(operators._linear_weight, *tensors, sizes), (grad, x)),
+        (lambda *tensors: operators._LinearBeside.apply(operators._linear, *tensors, sizes), (x, weight, bias)),
+        (functools.partial(backward, True), (grad, x, weight, beside)),
+        (functools.partial(backward, False), (grad, x, None, None)),
+        (functools.partial(backward, True), (grad, None, weight, None)),
     ):
         assert torch.autograd.gradcheck(run, arguments)
         assert torch.autograd.gradgradcheck(run, arguments)
@@ -125,11 +149,13 @@ def test_batches_of_operators(dims, biased):
     torch.testing.assert_close(got, torch.stack(wanted))
 
     grad = torch.randn(2, 3, 4, 6, dtype=torch.float64)
-    got = torch.vmap(lambda g, x: torch.ops.cliffnn.linear_weight.default(g, x, sizes), (0, dims[0]))(grad, x)
-    for n, gradient in enumerate(got):
-        own = x if dims[0] is None else x.select(dims[0], n)
-        blades = torch.einsum("nbo,nbi->boi", grad[n], own)
-        torch.testing.assert_close(gradient, torch.stack([part.sum(0) for part in blades.split(sizes)]))
+    backward = torch.ops.cliffnn.linear_backward.default
+    run = torch.vmap(lambda g, x, w: backward(g, x, w, x if biased else None, sizes, biased), (0, *dims[:2]))
+    for n, got in enumerate(zip(*run(grad, x, weight), strict=True)):
+        own, matrices, _ = one[n]
+        _, grad_x, grad_weight, grad_bias = truth(own, matrices, None, grad[n], sizes)
+        wanted = (grad_x + own, grad_weight, grad_bias) if biased else (grad_x, grad_weight)
+        torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.gpu
@@ -138,7 +164,7 @@ def test_batches_of_operators(dims, biased):
 @pytest.mark.parametrize("sizes", [*FULL, *CHOSEN, (1, 5, 10, 10, 5, 1)], ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (1000, 32, 32), (5000, 512, 512)])
 def test_operators_on_a_gpu(shape, sizes, dtype):
-    check(operators.linear, operators.linear_weight, *shape, sizes, dtype, "cuda", True)
+    check(operators.linear, operators.linear_backward, *shape, sizes, dtype, "cuda", True)
 
 
 @pytest.mark.gpu
@@ -175,10 +201,10 @@ def test_first_and_second_derivatives(sizes, device):
     run = lambda *tensors: operators.linear(*tensors, sizes)  # noqa: E731
     assert torch.autograd.gradcheck(run, (x, weight, bias))
     assert torch.autograd.gradgradcheck(run, (x, weight, bias))
-    product = lambda *tensors: operators.linear_weight(*tensors, sizes)  # noqa: E731
+    gradients = lambda *tensors: tuple(operators.linear_backward(*tensors, x, sizes, True))  # noqa: E731
     if device == "cuda":
-        assert torch.autograd.gradcheck(product, (grad, x))
-        assert torch.autograd.gradgradcheck(product, (grad, x))
+        assert torch.autograd.gradcheck(gradients, (grad, x, weight))
+        assert torch.autograd.gradgradcheck(gradients, (grad, x, weight))
 
 
 @pytest.mark.gpu
@@ -187,7 +213,8 @@ def test_operators_pass_opcheck():
     x, weight, bias, grad = (t.requires_grad_() for t in inputs(3, 4, 5, R3, torch.float32, "cuda"))
     torch.library.opcheck(torch.ops.cliffnn.linear.default, (x, weight, bias, R3))
     torch.library.opcheck(torch.ops.cliffnn.linear.default, (x, weight, None, R3))
-    torch.library.opcheck(torch.ops.cliffnn.linear_weight.default, (grad, x, R3))
+    for given in ((x, weight, x, R3, True), (x, None, None, R3, False), (None, weight, None, R3, False)):
+        torch.library.opcheck(torch.ops.cliffnn.linear_backward.default, (grad, *given))
 
 
 @pytest.mark.gpu
@@ -195,7 +222,10 @@ def test_operators_pass_opcheck():
 @pytest.mark.parametrize("channels", [32, 512])
 def test_the_same_bits_in_every_run(channels):
     x, weight, bias, grad = inputs(3000, channels, channels, R3, torch.float32, "cuda")
-    run = lambda: [operators.linear(x, weight, bias, R3), operators.linear_weight(grad, x, R3)]  # noqa: E731
+    run = lambda: [  # noqa: E731
+        operators.linear(x, weight, bias, R3),
+        *operators.linear_backward(grad, x, weight, None, R3, True),
+    ]
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
 
 

@@ -240,6 +240,7 @@ def plain_torch(monkeypatch):
 
     def use():
         monkeypatch.setattr(F, "linear", linear)
+        monkeypatch.setattr("cliffnn.layers.linear.linear_beside", lambda x, *rest: (linear(x, *rest), x))
         monkeypatch.setattr(F, "gelu_sgp_norm", block)
         monkeypatch.setattr(F, "gelu_fcgp_norm", fully_connected_block)
         monkeypatch.setattr(F, "rms_norm", norm)

@@ -1,12 +1,13 @@
 """The linear map of each grade, on tensor cores: weights are used as they are, one matrix for all blades of a grade.
 
-Wide matrices are torch's own products, on views; narrow ones, where those waste most of a tile, are kernels.
+The gradient of wide matrices, and float64, are torch's own products, on views.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import torch
 import triton
@@ -14,13 +15,13 @@ import triton.language as tl
 from torch import Tensor
 
 from cliffnn.kernels.plan import power_of_two
-from cliffnn.kernels.prepared import Prepared, multiprocessors
+from cliffnn.kernels.prepared import Prepared, multiprocessors, shared_memory
 from cliffnn.kernels.sums import sums
 from cliffnn.kernels.tables import table
 
-# Channels above which torch's own matrix product is faster.
-_WIDE = 128
-_ROWS = 64
+# Channels above which torch's own product is faster for the gradient of a matrix, and those up to which one kernel
+# reads the gradient once, for all that is computed of it.
+_WIDE, _NARROW = 128, 64
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -28,6 +29,7 @@ def linear_fwd_kernel(
     x_ptr,
     weight_ptr,
     bias_ptr,
+    beside_ptr,
     out_ptr,
     grades_ptr,
     rows,
@@ -37,25 +39,33 @@ def linear_fwd_kernel(
     INPUT_STRIDE: tl.constexpr,
     OUTPUT_STRIDE: tl.constexpr,
     BIAS: tl.constexpr,
+    BESIDE: tl.constexpr,
     ROWS: tl.constexpr,
     OUT: tl.constexpr,
     IN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Multiply some rows of one blade with the matrix of its grade; the bias is added to the first blade."""
-    blade = tl.program_id(0) % BLADES
-    first = (tl.program_id(0) // BLADES).to(tl.int64) * ROWS
-    grade = tl.load(grades_ptr + blade)
+    columns: tl.constexpr = (OUTPUTS + OUT - 1) // OUT
+    # programs that read the same rows follow each other, so that all but the first find them in the cache
+    tile = tl.program_id(0) // columns
+    blade = tile % BLADES
+    first = (tile // BLADES).to(tl.int64) * ROWS
     row = tl.arange(0, ROWS)
     input = tl.arange(0, IN)
-    output = tl.program_id(1) * OUT + tl.arange(0, OUT)
+    output = tl.program_id(0) % columns * OUT + tl.arange(0, OUT)
     valid = (first + row < rows)[:, None]
     exists = (output < OUTPUTS)[None, :]
     x_ptr += (first * BLADES + blade) * INPUTS
-    weight_ptr += grade * (OUTPUTS * INPUTS)
-    total = tl.zeros((ROWS, OUT), tl.float32)
+    weight_ptr += tl.load(grades_ptr + blade) * (OUTPUTS * INPUTS)
+    out_from = (first * BLADES + blade) * OUTPUTS
+    out_at = row[:, None] * (BLADES * OUTPUTS) + output[None, :]
+    if BESIDE:
+        total = tl.load(beside_ptr + out_from + out_at, valid & exists, 0.0).to(tl.float32)
+    else:
+        total = tl.zeros((ROWS, OUT), tl.float32)
     for start in range(0, INPUTS, IN):
-        known = start + input < INPUTS
+        known = (start + input < INPUTS) | (INPUTS % IN == 0)
         x = tl.load(x_ptr + row[:, None] * (BLADES * INPUTS) + start + input[None, :], valid & known[None, :], 0.0)
         weight_at = output[None, :] * OUTPUT_STRIDE + (start + input)[:, None] * INPUT_STRIDE
         weight = tl.load(weight_ptr + weight_at, exists & known[:, None], 0.0)
@@ -63,96 +73,138 @@ def linear_fwd_kernel(
     if BIAS:
         bias = tl.load(bias_ptr + output, output < OUTPUTS, 0.0).to(tl.float32)
         total += tl.where(blade == 0, bias, 0.0)[None, :]
-    out_ptr += (first * BLADES + blade) * OUTPUTS
-    tl.store(out_ptr + row[:, None] * (BLADES * OUTPUTS) + output[None, :], total, valid & exists)
+    tl.store(out_ptr + out_from + out_at, total, valid & exists)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def linear_bwd_kernel(
     grad_ptr,
     x_ptr,
+    weight_ptr,
+    beside_ptr,
+    grad_x_ptr,
     partial_ptr,
+    grades_ptr,
     rows,
     BLADES: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
+    BIAS: tl.constexpr,
+    GRAD_X: tl.constexpr,
+    BESIDE: tl.constexpr,
     ROWS: tl.constexpr,
     OUT: tl.constexpr,
     IN: tl.constexpr,
     PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """Sum over some rows of one blade the products of gradient and input, for the gradient of the matrix."""
+    """Sum over some rows of one blade the products of gradient and input, for the gradient of the matrix.
+
+    And of the first blade the gradient, for that of the bias; with the matrix, if all of its outputs fit the tile, it
+    gives the gradient of the input.
+    """
     columns: tl.constexpr = (INPUTS + IN - 1) // IN
-    output = tl.program_id(2) // columns * OUT + tl.arange(0, OUT)
-    input = tl.program_id(2) % columns * IN + tl.arange(0, IN)
+    parts = tl.num_programs(0)
     blade = tl.program_id(1)
     row = tl.arange(0, ROWS)
+    output = tl.program_id(2) // columns * OUT + tl.arange(0, OUT)
+    input = tl.program_id(2) % columns * IN + tl.arange(0, IN)
+    exists = output < OUTPUTS
+    known = input < INPUTS
+    if GRAD_X:
+        weight_ptr += tl.load(grades_ptr + blade) * (OUTPUTS * INPUTS)
+        weight = tl.load(weight_ptr + output[:, None] * INPUTS + input[None, :], exists[:, None] & known[None, :], 0.0)
     total = tl.zeros((OUT, IN), tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+    scalars = tl.zeros((OUT,), tl.float32)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), parts, num_stages=STAGES):
         # under the interpreter a loop variable is a plain int, which has no method to widen it
         first = tl.full((), ROWS, tl.int64) * tile
-        valid = first + row < rows
-        index = first * BLADES + blade
-        grad_at = row[None, :] * (BLADES * OUTPUTS) + output[:, None]
-        grad = tl.load(grad_ptr + index * OUTPUTS + grad_at, valid[None, :] & (output < OUTPUTS)[:, None], 0.0)
+        valid = (first + row < rows)[:, None]
+        start = first * BLADES + blade
+        grad_at = row[:, None] * (BLADES * OUTPUTS) + output[None, :]
+        grad = tl.load(grad_ptr + start * OUTPUTS + grad_at, valid & exists[None, :], 0.0)
         x_at = row[:, None] * (BLADES * INPUTS) + input[None, :]
-        x = tl.load(x_ptr + index * INPUTS + x_at, valid[:, None] & (input < INPUTS)[None, :], 0.0)
-        total = tl.dot(grad, x, total, input_precision=PRECISION)
-    part = blade * tl.num_programs(0) + tl.program_id(0)
-    address = (part * OUTPUTS + output)[:, None] * INPUTS + input[None, :]
-    tl.store(partial_ptr + address, total, (output < OUTPUTS)[:, None] & (input < INPUTS)[None, :])
+        x = tl.load(x_ptr + start * INPUTS + x_at, valid & known[None, :], 0.0)
+        total = tl.dot(tl.trans(grad), x, total, input_precision=PRECISION)
+        if BIAS and blade == 0:
+            scalars += tl.sum(grad.to(tl.float32), 0)
+        if GRAD_X:
+            grad_x = tl.dot(grad, weight, input_precision=PRECISION)
+            if BESIDE:
+                grad_x += tl.load(beside_ptr + start * INPUTS + x_at, valid & known[None, :], 0.0)
+            tl.store(grad_x_ptr + start * INPUTS + x_at, grad_x, valid & known[None, :])
+    partial_ptr += (blade * parts + tl.program_id(0)).to(tl.int64) * (OUTPUTS * INPUTS + BIAS * OUTPUTS)
+    tl.store(partial_ptr + output[:, None] * INPUTS + input[None, :], total, exists[:, None] & known[None, :])
+    if BIAS:
+        tl.store(partial_ptr + OUTPUTS * INPUTS + output, scalars, exists)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
-    """See `cliffnn.linear.linear`."""
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...], beside: Tensor | None = None
+) -> Tensor:
+    """See `cliffnn.linear.linear`; ``beside`` is added to the result."""
     rows, blades, inputs = x.shape
     outputs = weight.shape[1]
     out = x.new_empty(rows, blades, outputs)
     if rows == 0:
         return out
-    if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
-        grades = list(zip(weight, itertools.pairwise(_starts(sizes)), strict=True))
-        if sizes[0] == sizes[-1] == 1:
-            # scalars and pseudoscalars, the grades of one blade, fill the device together
-            ends, both = slice(0, None, max(1, blades - 1)), weight[:: max(1, len(sizes) - 1)]
-            torch.bmm(x[:, ends].transpose(0, 1), both.mT, out=out[:, ends].transpose(0, 1))
-            grades = grades[1:-1]
-        for matrix, (start, end) in grades:
+    if _by_torch(x.dtype, min(inputs, outputs)):
+        for matrix, (start, end) in zip(weight, itertools.pairwise(_starts(sizes)), strict=True):
             matrices = matrix.mT.expand(end - start, -1, -1)
             torch.bmm(x[:, start:end].transpose(0, 1), matrices, out=out[:, start:end].transpose(0, 1))
         if bias is not None:
             out[:, 0] += bias
-        return out
-    if not (weight.is_contiguous() or weight.mT.is_contiguous()):
-        weight = weight.contiguous()
-    strides = weight.stride()[1:]
-    run, columns = _forward(blades, inputs, outputs, strides, bias is not None, dot_precision(x))
-    grid = (-(-rows // _ROWS) * blades, columns, 1)
-    # without a bias the kernel reads none, but wants a pointer
-    given = weight if bias is None else bias.contiguous()
-    run(grid, (x, weight, given, out, table(_grades(sizes), x.device)), rows)
+        return out if beside is None else out.add_(beside)
+    by_input = weight.is_contiguous()
+    # of wide matrices tensor cores want float32 with the inputs side by side
+    wanted = outputs > _WIDE and x.dtype == torch.float32
+    if not by_input and (wanted or not weight.mT.is_contiguous()):
+        weight, by_input = weight.contiguous(), True
+    given = by_input, bias is not None, beside is not None
+    plan = _forward(sizes, inputs, outputs, *given, dot_precision(x), x.dtype, x.device)
+    # what a kernel does not read wants a pointer all the same
+    others = weight if bias is None else bias.contiguous(), weight if beside is None else beside
+    plan.run((-(-rows // plan.rows) * plan.tiles, 1, 1), (x, weight, *others, out, plan.grades), rows)
     return out
 
 
-def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """See `cliffnn.linear.linear_weight`."""
+def linear_backward(
+    grad: Tensor, x: Tensor | None, weight: Tensor | None, beside: Tensor | None, sizes: tuple[int, ...], bias: bool
+) -> list[Tensor]:
+    """See `cliffnn.linear.linear_backward`."""
+    if x is None:
+        results = [] if weight is None else [linear(grad, weight.mT, None, sizes, beside)]
+        return [*results, grad[:, 0].sum(0)] if bias else results
     rows, blades, inputs = x.shape
-    outputs = grad.shape[-1]
-    starts = _starts(sizes)
-    result = x.new_empty(len(sizes), outputs, inputs)
+    outputs = grad.shape[2]
+    by_torch = _by_torch(x.dtype, min(inputs, outputs))
+    fused = weight is not None and max(inputs, outputs) <= _NARROW and not by_torch
+    totals = [x.new_empty(len(sizes), outputs, inputs)]
+    if bias:
+        totals.append(x.new_empty(outputs))
+    results = totals
+    if weight is not None:
+        results = [torch.empty_like(x) if fused else linear(grad, weight.mT, None, sizes, beside), *totals]
     if rows == 0:
-        return result.zero_()
-    if x.dtype == torch.float64 or min(inputs, outputs) > _WIDE:
+        for total in totals:
+            total.zero_()
+        return results
+    if by_torch or min(inputs, outputs) > _WIDE:
         partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))
-        sums(partial.view(blades, 1, -1), starts, [result])
-        return result
-    run, tiles = _backward(blades, inputs, outputs, dot_precision(x))
-    # enough for every multiprocessor, each with many rows
-    parts = max(1, min(-(-rows // _ROWS), 2 * multiprocessors(x.device) // (blades * tiles)))
-    partial = x.new_empty(blades, parts, outputs * inputs, dtype=torch.float32)
-    run((parts, blades, tiles), (grad, x, partial), rows)
-    sums(partial, starts, [result])
-    return result
+        sums(partial.view(blades, 1, -1), _starts(sizes), totals[:1])
+        if bias:
+            torch.sum(grad[:, 0], 0, out=totals[1])
+        return results
+    matrix, added = (weight, beside) if fused else (None, None)
+    given = bias, fused, added is not None
+    plan = _backward(sizes, inputs, outputs, *given, dot_precision(x), x.dtype, x.device)
+    parts = min(-(-rows // plan.rows), plan.parts)
+    partial = x.new_empty(blades, parts, outputs * (inputs + bias), dtype=torch.float32)
+    # what a kernel does not use wants a pointer all the same
+    others = x if matrix is None else matrix.contiguous(), x if added is None else added, results[0]
+    plan.run((parts, blades, plan.tiles), (grad, x, *others, partial, plan.grades), rows)
+    sums(partial, _starts(sizes), totals)
+    return results
 
 
 def dot_precision(x: Tensor) -> str:
@@ -162,45 +214,116 @@ def dot_precision(x: Tensor) -> str:
     return "ieee" if torch.version.hip or not x.is_cuda else "tf32x3"
 
 
-def _tile(channels: int) -> int:
-    return min(max(16, power_of_two(channels)), 64)
+def _by_torch(dtype: torch.dtype, channels: int) -> bool:
+    """Whether torch's own products are used throughout; wide tiles were measured on NVIDIA's devices alone."""
+    return dtype == torch.float64 or (torch.version.hip is not None and channels > _WIDE)
+
+
+class _Plan(NamedTuple):
+    """A kernel ready to run.
+
+    Attributes
+    ----------
+    run : Prepared
+    grades : Tensor
+        Of each blade, the number of its grade among those held.
+    rows : int
+        Of a tile.
+    tiles : int
+        Of a blade, that share these rows: of outputs, or of the matrix.
+    parts : int
+        Among how many programs, at most, a blade's rows are shared out; 0: each program has one tile.
+    """
+
+    run: Prepared
+    grades: Tensor
+    rows: int
+    tiles: int
+    parts: int = 0
 
 
 @functools.cache
 def _forward(
-    blades: int, inputs: int, outputs: int, strides: tuple[int, ...], bias: bool, precision: str
-) -> tuple[Prepared, int]:
-    """The kernel, and how many tiles hold the outputs."""
-    out = _tile(outputs)
+    sizes: tuple[int, ...],
+    inputs: int,
+    outputs: int,
+    by_input: bool,
+    bias: bool,
+    beside: bool,
+    precision: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> _Plan:
+    wide = outputs > _WIDE
+    out = min(_tile(outputs), 256 if precision == "tf32" else 128)
+    # what a tensor core's operand has side by side in shared memory, at most
+    into = min(_tile(inputs), 128 // dtype.itemsize)
+    if wide:
+        rows, warps = 128, 8
+        stages = max(1, min(4, shared_memory(device) // ((rows + out) * into * dtype.itemsize)))
+    else:
+        # with fewer than 64 rows Triton chooses instructions to which the order of float32 is all the same
+        rows, warps, stages = (64, 4, 2) if by_input or dtype.itemsize == 2 else (32, 4, 3)
     constants = {
-        "BLADES": blades,
+        "BLADES": sum(sizes),
         "INPUTS": inputs,
         "OUTPUTS": outputs,
-        "INPUT_STRIDE": strides[1],
-        "OUTPUT_STRIDE": strides[0],
+        "INPUT_STRIDE": 1 if by_input else outputs,
+        "OUTPUT_STRIDE": inputs if by_input else 1,
         "BIAS": bias,
-        "ROWS": _ROWS,
-        "OUT": out,
-        "IN": _tile(inputs),
-        "PRECISION": precision,
-    }
-    return Prepared(linear_fwd_kernel, constants, warps=4, num_stages=2), -(-outputs // out)
-
-
-@functools.cache
-def _backward(blades: int, inputs: int, outputs: int, precision: str) -> tuple[Prepared, int]:
-    """The kernel, and how many tiles hold the matrix."""
-    out, into = _tile(outputs), _tile(inputs)
-    constants = {
-        "BLADES": blades,
-        "INPUTS": inputs,
-        "OUTPUTS": outputs,
-        "ROWS": _ROWS,
+        "BESIDE": beside,
+        "ROWS": rows,
         "OUT": out,
         "IN": into,
         "PRECISION": precision,
     }
-    return Prepared(linear_bwd_kernel, constants, warps=4, num_stages=3), -(-outputs // out) * -(-inputs // into)
+    run = Prepared(linear_fwd_kernel, constants, warps, num_stages=stages)
+    return _Plan(run, table(_grades(sizes), device), rows, sum(sizes) * -(-outputs // out))
+
+
+@functools.cache
+def _backward(
+    sizes: tuple[int, ...],
+    inputs: int,
+    outputs: int,
+    bias: bool,
+    fused: bool,
+    beside: bool,
+    precision: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> _Plan:
+    exact = precision != "tf32"
+    rows = 32 if exact else 64
+    out, into = _tile(outputs), _tile(inputs)
+    # a multiprocessor's programs: enough for all of them, each with many rows
+    warps, stages, resident = 4, 2, 2
+    if not fused:
+        # the rows, over which it sums, are not side by side, which float32 needs as in a forward
+        out, into, stages = min(out, 128 // dtype.itemsize), min(into, 128), 3
+    elif max(out, into) <= 32:
+        warps, resident = (1, 8) if exact else (4, 3)
+    tiles = -(-outputs // out) * -(-inputs // into)
+    parts = max(1, resident * multiprocessors(device) // (sum(sizes) * tiles))
+    constants = {
+        "BLADES": sum(sizes),
+        "INPUTS": inputs,
+        "OUTPUTS": outputs,
+        "BIAS": bias,
+        "GRAD_X": fused,
+        "BESIDE": beside,
+        "ROWS": rows,
+        "OUT": out,
+        "IN": into,
+        "PRECISION": precision,
+        "STAGES": stages,
+    }
+    run = Prepared(linear_bwd_kernel, constants, warps)
+    return _Plan(run, table(_grades(sizes), device), rows, tiles, parts)
+
+
+def _tile(channels: int) -> int:
+    return max(16, power_of_two(channels))
 
 
 @functools.cache

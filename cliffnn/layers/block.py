@@ -107,7 +107,8 @@ class SGPNormBlock(MVLayer):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, "x", x, self.channels, self.weight)
         grades = self.grades, self.grades, self.out_grades
-        return F.gelu_sgp_norm(x, self.linear(x), self.weight, self.algebra, self.normalize, self.eps, *grades)
+        y, x = self.linear(x, beside=True)
+        return F.gelu_sgp_norm(x, y, self.weight, self.algebra, self.normalize, self.eps, *grades)
 
     def extra_repr(self) -> str:
         return (
