@@ -143,7 +143,8 @@ class SteerableGP(_Steerable):
             product = F.weighted_geometric_product(x, self.right(x), self.weight, self.algebra, *grades)
             return self.with_first_order(x, product)
         degree, eps = self.normalization.weight, self.normalization.eps
-        left, right = self.linear_left(x), self.linear_right(x)
+        left, x = self.linear_left(x, beside=True)
+        right, x = self.linear_right(x, beside=True)
         return F.steerable_geometric_product(x, right, left, self.weight, degree, self.algebra, eps, *grades)
 
     def extra_repr(self) -> str:
