@@ -19,6 +19,9 @@ from cliffnn.kernels.sums import sums
 from cliffnn.operation import Operation
 from cliffnn.precision import compute_dtype, sign_tolerance
 
+# Of a program, where there are more tiles than multiprocessors.
+_TILES = 8
+
 
 class Launch:
     """A kernel on tiles of rows of so many channels.
@@ -44,8 +47,7 @@ class Launch:
         self.means: tuple[int, ...] = module.MEANS
         # how many numbers of a lane its parts hand to each other
         self.handed: int = module.HANDED
-        resident = tiling.resident
-        self._most = None if resident is None else multiprocessors(device) * resident // tiling.blocks
+        self._multiprocessors = multiprocessors(device)
         rounded = compute_dtype(dtype) if kernel.recompute or not kernel.operation.saved else dtype
         constants = {"EPS": eps, "TOLERANCE": sign_tolerance(rounded)}
         self._run = Prepared(
@@ -63,9 +65,13 @@ class Launch:
         )
 
     def programs(self, rows: int) -> int:
-        """How many programs share the rows."""
-        tiles = max(1, -(-rows // self.tiling.rows))
-        return tiles if self._most is None else max(1, min(tiles, self._most))
+        """How many programs share the rows; each writes sums of its own, so not more than are of use."""
+        tiles = -(-rows // self.tiling.rows)
+        if self.tiling.resident is None:
+            return tiles
+        blocks = self.tiling.blocks
+        fitting = max(1, self._multiprocessors * self.tiling.resident // blocks)
+        return min(tiles, fitting, max(-(-self._multiprocessors // blocks), -(-tiles // _TILES)))
 
     def __call__(self, tensors: Mapping[str, Tensor], rows: int) -> None:
         arguments = [tensors[name] for name in self.tensors]
