@@ -4,9 +4,10 @@
         [--forward 64/128/32/8 ...] [--factor ...] [--weight ...] [--flash-clifford PATH]
 
 On a GPU, float32. A tiling is ROWS/OUTPUTS/INPUTS/WARPS, for the weight's gradient ROWS/OUTPUTS/INPUTS/WARPS/RESIDENT;
-without any, those that the library chooses; for the factors only where they share products. Kernel time is the replay of a CUDA graph over buffers that rotate past the
-cache. Floors: bytes that must be moved, at the copy bandwidth measured in the same run; and the matrix products of the
-definition at 400 TFLOP/s. Refuses to report on a case whose result or gradient is wrong.
+without any, those that the library chooses; of the factors' gradients only where one kernel computes both. Kernel time
+is the replay of a CUDA graph over buffers that rotate past the cache. Floors: bytes that must be moved, at the copy
+bandwidth measured in the same run; and the matrix products of the definition at 400 TFLOP/s. Refuses to report on a
+case whose result or gradient is wrong.
 """
 
 from __future__ import annotations
