@@ -9,7 +9,6 @@ they read.
 from __future__ import annotations
 
 import functools
-from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
@@ -104,7 +103,7 @@ def fully_connected_fwd_kernel(
     y_ptr,
     weight_ptr,
     out_ptr,
-    starts_ptr,
+    groups_ptr,
     entries_ptr,
     terms_ptr,
     rows,
@@ -120,7 +119,8 @@ def fully_connected_fwd_kernel(
     """Multiply a blade's products of each path with the path's matrix, and add them up."""
     columns: tl.constexpr = (OUTPUTS + OUT - 1) // OUT
     # all that reads the same rows is near in time
-    blade = tl.program_id(0) // columns % BLADES
+    group = tl.program_id(0) // columns % BLADES
+    blade = tl.load(groups_ptr + 3 * group)
     first = (tl.program_id(0) // (columns * BLADES)).to(tl.int64) * ROWS
     output = tl.program_id(0) % columns * OUT + tl.arange(0, OUT)
     row = tl.arange(0, ROWS)[:, None]
@@ -137,7 +137,7 @@ def fully_connected_fwd_kernel(
         if GATE:
             # one for all products
             gates = gate(x_ptr, at, mask) * gate(y_ptr, at, mask)
-        for entry in range(tl.load(starts_ptr + blade), tl.load(starts_ptr + blade + 1)):
+        for entry in range(tl.load(groups_ptr + 3 * group + 1), tl.load(groups_ptr + 3 * group + 2)):
             path = tl.load(entries_ptr + 4 * entry).to(tl.int64)
             weight_at = output[None, :] * INPUTS + input[:, None]
             weight = tl.load(weight_ptr + path * (OUTPUTS * INPUTS) + weight_at, exists & known[:, None], 0.0)
@@ -157,7 +157,7 @@ def fully_connected_factor_kernel(
     other_ptr,
     weight_ptr,
     result_ptr,
-    starts_ptr,
+    groups_ptr,
     entries_ptr,
     terms_ptr,
     rows,
@@ -171,7 +171,8 @@ def fully_connected_factor_kernel(
 ):
     """Multiply blades of the gradient with the matrices of their paths, and these with blades of the other factor."""
     columns: tl.constexpr = (INPUTS + IN - 1) // IN
-    blade = tl.program_id(0) // columns % BLADES
+    group = tl.program_id(0) // columns % BLADES
+    blade = tl.load(groups_ptr + 3 * group)
     first = (tl.program_id(0) // (columns * BLADES)).to(tl.int64) * ROWS
     input = tl.program_id(0) % columns * IN + tl.arange(0, IN)
     row = tl.arange(0, ROWS)[:, None]
@@ -181,7 +182,7 @@ def fully_connected_factor_kernel(
     other_ptr += first * (BLADES * INPUTS)
     at = row * (BLADES * INPUTS) + input[None, :]
     total = tl.zeros((ROWS, IN), tl.float32)
-    for entry in range(tl.load(starts_ptr + blade), tl.load(starts_ptr + blade + 1)):
+    for entry in range(tl.load(groups_ptr + 3 * group + 1), tl.load(groups_ptr + 3 * group + 2)):
         path = tl.load(entries_ptr + 4 * entry).to(tl.int64)
         first_term = tl.load(entries_ptr + 4 * entry + 2)
         terms = tl.load(entries_ptr + 4 * entry + 3)
@@ -207,7 +208,7 @@ def fully_connected_weight_kernel(
     x_ptr,
     y_ptr,
     partial_ptr,
-    starts_ptr,
+    groups_ptr,
     entries_ptr,
     terms_ptr,
     rows,
@@ -235,9 +236,9 @@ def fully_connected_weight_kernel(
     row = tl.arange(0, ROWS)[:, None, None]
     at = row * (BLADES * INPUTS) + input
     grad_at = row * (BLADES * OUTPUTS) + output
-    path = tl.program_id(1)
-    first_entry = tl.load(starts_ptr + path)
-    end_entry = tl.load(starts_ptr + path + 1)
+    path = tl.load(groups_ptr + 3 * tl.program_id(1))
+    first_entry = tl.load(groups_ptr + 3 * tl.program_id(1) + 1)
+    end_entry = tl.load(groups_ptr + 3 * tl.program_id(1) + 2)
     total = tl.zeros((OUT, IN), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         # under the interpreter a loop variable is a plain int, which has no method to widen it
@@ -317,7 +318,7 @@ def fully_connected_factors(
         tiles = tiles or factors_tiles(blades, inputs, outputs, precision)
         run = _prepared(_factors_kernel(algebra), algebra, inputs, outputs, tiles, gate, precision)
         grid = (-(-rows // tiles.rows) * -(-inputs // tiles.inputs), 1, 1)
-        run(grid, (grad, x, y, weight.mT.contiguous(), *results), rows)
+        run(grid, (grad, x, y, weight.contiguous(), *results), rows)
     return results
 
 
@@ -365,8 +366,7 @@ def _prepared(
     return Prepared(function, constants, tiles.warps, num_stages=1)
 
 
-@functools.cache
-def tables(algebra: Algebra, by: str) -> tuple[tuple[int, ...], tuple[tuple[int, int, int, int], ...], tuple[int, ...]]:
+def tables(algebra: Algebra, by: str) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int, int]], list[int]]:
     """What the kernels read of the algebra's products.
 
     Parameters
@@ -378,10 +378,11 @@ def tables(algebra: Algebra, by: str) -> tuple[tuple[int, ...], tuple[tuple[int,
 
     Returns
     -------
-    starts
-        For each blade of that multivector, or each path, where its entries start, and where the last ones end.
+    groups
+        The blades of that multivector, or the paths, those with most terms first: their number, and where their entries
+        begin and end.
     entries
-        A path and a blade, of the multivector or of the result: both, where their terms start, and how many there are.
+        Path and blade, of that multivector or the result; where their terms begin, and how many there are.
     terms
         The blades of the two others (of the result and the other factor, if one of the factors is computed) and the
         sign, as ``first + 256 * second + 65536 * (sign + 1)``.
@@ -398,13 +399,16 @@ def tables(algebra: Algebra, by: str) -> tuple[tuple[int, ...], tuple[tuple[int,
     keys = sorted(found, key=lambda key: (key[of], key))
     counts = [len(found[key]) for key in keys]
     ends = accumulate(counts)
-    entries = tuple((*key, end - count, count) for key, count, end in zip(keys, counts, ends, strict=True))
-    groups = range((len(algebra.paths) if by == "path" else len(algebra)) + 1)
-    starts = tuple(bisect_left(keys, group, key=lambda key: key[of]) for group in groups)
-    return starts, entries, tuple(chain(*(found[key] for key in keys)))
+    entries = [(*key, end - count, count) for key, count, end in zip(keys, counts, ends, strict=True)]
+    places: dict[int, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key[of], []).append(place)
+    groups = [(group, of_group[0], of_group[-1] + 1) for group, of_group in places.items()]
+    groups.sort(key=lambda group: -sum(counts[group[1] : group[2]]))
+    return groups, entries, list(chain(*(found[key] for key in keys)))
 
 
 @functools.cache
 def _tables(algebra: Algebra, by: str, device: torch.device) -> tuple[Tensor, ...]:
-    starts, entries, terms = tables(algebra, by)
-    return tuple(table(values, device) for values in (starts, tuple(chain(*entries)), terms))
+    groups, entries, terms = tables(algebra, by)
+    return tuple(table(tuple(values), device) for values in (chain(*groups), chain(*entries), terms))
