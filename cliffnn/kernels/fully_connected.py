@@ -318,7 +318,7 @@ def fully_connected_factors(
         tiles = tiles or factors_tiles(blades, inputs, outputs, precision)
         run = _prepared(_factors_kernel(algebra), algebra, inputs, outputs, tiles, gate, precision)
         grid = (-(-rows // tiles.rows) * -(-inputs // tiles.inputs), 1, 1)
-        run(grid, (grad, x, y, weight.contiguous(), *results), rows)
+        run(grid, (grad, x, y, weight.mT.contiguous(), *results), rows)
     return results
 
 

@@ -43,7 +43,8 @@ _LOOP = """\
         known = output < OUTPUTS
         grad_at = first * ({blades} * OUTPUTS) + row * ({blades} * OUTPUTS) + output[None, :]
         grad_mask = valid & known[None, :]
-        weight_at = output[:, None] * INPUTS + input[None, :]
+        # the weight comes transposed, as tensor cores want a second factor
+        weight_at = input[None, :] * OUTPUTS + output[:, None]
         weight_mask = known[:, None] & (input < INPUTS)[None, :]
 """
 
