@@ -127,8 +127,8 @@ def test_kernels_interpreted_in_other_algebras(name):
 @pytest.mark.parametrize("name", ["R3", "R3,0,1", "R5", "R3,3"])
 def test_tables_of_kernels(name, by):
     """They hold each product of two blades once, under its path and blade."""
-    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
-    groups, entries, terms = kernels.tables(Algebra(name), by)
+    of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected_tables")
+    groups, entries, terms = of_kernels.tables(Algebra(name), by)
     found = torch.zeros_like(path_tables(name))
     for group, begin, end in groups:
         for path, blade, first, count in entries[begin:end]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from itertools import accumulate, chain
 
 import torch
 import triton
@@ -22,11 +21,11 @@ from cliffnn.algebra import Algebra
 from cliffnn.codegen import file_name
 from cliffnn.kernels.device import normal_cdf
 from cliffnn.kernels.fully_connected_source import factors_source
+from cliffnn.kernels.fully_connected_tables import device_tables
 from cliffnn.kernels.linear import dot_precision
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.sums import sums
-from cliffnn.kernels.tables import table
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def factors_tiles(blades: int, inputs: int, outputs: int, precision: str) -> Til
     return Tiles(64, _tile(outputs, widest), min(max(8, power_of_two(inputs)), 64 // blades), 4)
 
 
-def weight_tiles(inputs: int, outputs: int, itemsize: int) -> Tiles:
+def weight_tiles(inputs: int, outputs: int) -> Tiles:
     out, into = _tile(outputs, 128), _tile(inputs, 128)
     size = out * into
     return Tiles(64, out, into, 8 if size > 4096 else 4, 2 if size > 4096 else 3 if size > 1024 else 5)
@@ -280,7 +279,7 @@ def fully_connected(
     tiles = tiles or forward_tiles(inputs, outputs, x.itemsize)
     run = _prepared(fully_connected_fwd_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
     grid = (-(-rows // tiles.rows) * blades * -(-outputs // tiles.outputs), 1, 1)
-    run(grid, (x, y, weight, out, *_tables(algebra, "out", x.device)), rows)
+    run(grid, (x, y, weight, out, *device_tables(algebra, "out", x.device)), rows)
     return out
 
 
@@ -296,7 +295,7 @@ def fully_connected_factor(
     tiles = tiles or factor_tiles(inputs, outputs, other.itemsize)
     run = _prepared(fully_connected_factor_kernel, algebra, inputs, outputs, tiles, False, dot_precision(grad))
     grid = (-(-rows // tiles.rows) * blades * -(-inputs // tiles.inputs), 1, 1)
-    tables = _tables(algebra, "x" if left else "y", grad.device)
+    tables = device_tables(algebra, "x" if left else "y", grad.device)
     run(grid, (grad, other, weight.mT.contiguous(), result, *tables), rows)
     return result
 
@@ -331,13 +330,13 @@ def fully_connected_weight(
     result = x.new_empty(paths, outputs, inputs)
     if rows == 0:
         return result.zero_()
-    tiles = tiles or weight_tiles(inputs, outputs, x.itemsize)
+    tiles = tiles or weight_tiles(inputs, outputs)
     run = _prepared(fully_connected_weight_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
     of_matrix = -(-outputs // tiles.outputs) * -(-inputs // tiles.inputs)
     # enough for every multiprocessor, each with many rows
     parts = min(-(-rows // tiles.rows), tiles.resident * multiprocessors(x.device) // (paths * of_matrix))
     partial = x.new_empty(paths, max(1, parts), outputs * inputs, dtype=torch.float32)
-    run((max(1, parts), paths, of_matrix), (grad, x, y, partial, *_tables(algebra, "path", x.device)), rows)
+    run((max(1, parts), paths, of_matrix), (grad, x, y, partial, *device_tables(algebra, "path", x.device)), rows)
     sums(partial, tuple(range(paths + 1)), [result])
     return result
 
@@ -364,51 +363,3 @@ def _prepared(
     }
     constants = {name: constants[name] for name in function.arg_names if name in constants}
     return Prepared(function, constants, tiles.warps, num_stages=1)
-
-
-def tables(algebra: Algebra, by: str) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int, int]], list[int]]:
-    """What the kernels read of the algebra's products.
-
-    Parameters
-    ----------
-    algebra : Algebra
-    by : str
-        What a kernel computes: blades of ``"x"``, ``"y"`` or ``"out"``, of the three multivectors ``x y = out``; or
-        the matrix of a ``"path"``.
-
-    Returns
-    -------
-    groups
-        The blades of that multivector, or the paths, those with most terms first: their number, and where their entries
-        begin and end.
-    entries
-        Path and blade, of that multivector or the result; where their terms begin, and how many there are.
-    terms
-        The blades of the two others (of the result and the other factor, if one of the factors is computed) and the
-        sign, as ``first + 256 * second + 65536 * (sign + 1)``.
-    """
-    order = {"out": (2, 0, 1), "path": (2, 0, 1), "x": (0, 2, 1), "y": (1, 2, 0)}[by]
-    grade = algebra.grade_of_blades
-    number = {path: index for index, path in enumerate(algebra.paths)}
-    found: dict[tuple[int, int], list[int]] = {}
-    for *blades, sign in algebra.products:
-        path = number[grade[blades[0]], grade[blades[1]], grade[blades[2]]]
-        result, first, second = (blades[n] for n in order)
-        found.setdefault((path, result), []).append(first + 256 * second + 65536 * (sign + 1))
-    of = 0 if by == "path" else 1
-    keys = sorted(found, key=lambda key: (key[of], key))
-    counts = [len(found[key]) for key in keys]
-    ends = accumulate(counts)
-    entries = [(*key, end - count, count) for key, count, end in zip(keys, counts, ends, strict=True)]
-    places: dict[int, list[int]] = {}
-    for place, key in enumerate(keys):
-        places.setdefault(key[of], []).append(place)
-    groups = [(group, of_group[0], of_group[-1] + 1) for group, of_group in places.items()]
-    groups.sort(key=lambda group: -sum(counts[group[1] : group[2]]))
-    return groups, entries, list(chain(*(found[key] for key in keys)))
-
-
-@functools.cache
-def _tables(algebra: Algebra, by: str, device: torch.device) -> tuple[Tensor, ...]:
-    groups, entries, terms = tables(algebra, by)
-    return tuple(table(tuple(values), device) for values in (chain(*groups), chain(*entries), terms))
