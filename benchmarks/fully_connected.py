@@ -4,9 +4,10 @@
         [--forward 64/128/32/8 ...] [--factor ...] [--weight ...] [--flash-clifford PATH]
 
 On a GPU, float32. A tiling is ROWS/OUTPUTS/INPUTS/WARPS, for the weight's gradient ROWS/OUTPUTS/INPUTS/WARPS/RESIDENT;
-without any, those that the library chooses. Kernel time is the replay of a CUDA graph over buffers that rotate past the
-cache. Floors: bytes that must be moved, at the copy bandwidth measured in the same run; and the matrix products of the
-definition at 400 TFLOP/s. Refuses to report on a case whose result or gradient is wrong.
+without any, those that the library chooses; of the factors' gradients only where one kernel computes both. Kernel time
+is the replay of a CUDA graph over buffers that rotate past the cache. Floors: bytes that must be moved, at the copy
+bandwidth measured in the same run; and the matrix products of the definition at 400 TFLOP/s. Refuses to report on a
+case whose result or gradient is wrong.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ def check(algebra: Algebra, results: Sequence[Tensor], tensors: Sequence[Tensor]
     x, y, weight, grad = (t.double() for t in tensors)
     wanted = [
         operators._forward(x, y, weight, algebra.name, GATE),
-        operators._factor(grad, y, weight, algebra.name, True, GATE),
-        operators._factor(grad, x, weight, algebra.name, False, GATE),
+        *operators._factors(grad, x, y, weight, algebra.name, GATE),
         operators._weight(grad, x, y, algebra.name, GATE),
     ]
     error = max(float((a.double() - b).norm() / b.norm()) for a, b in zip(results, wanted, strict=True))
@@ -51,16 +51,15 @@ def check(algebra: Algebra, results: Sequence[Tensor], tensors: Sequence[Tensor]
     return error
 
 
-def runs(algebra: Algebra, kind: str, tiles: Tiles | None) -> list[Callable[..., Tensor]]:
-    """What is measured, of x, y, weight and the result's gradient: one kernel, or two for the gradients of factors."""
+def runs(algebra: Algebra, kind: str, tiles: Tiles | None) -> Callable[..., Sequence[Tensor]]:
+    """What is measured, of x, y, weight and the result's gradient; gradients of the factors are those before gates."""
     if kind == "forward":
-        return [lambda x, y, weight, grad: kernels.fully_connected(x, y, weight, algebra, GATE, tiles)]
-    if kind == "factor":
-        return [
-            lambda x, y, weight, grad: kernels.fully_connected_factor(grad, y, weight, algebra, True, GATE, tiles),
-            lambda x, y, weight, grad: kernels.fully_connected_factor(grad, x, weight, algebra, False, GATE, tiles),
-        ]
-    return [lambda x, y, weight, grad: kernels.fully_connected_weight(grad, x, y, algebra, GATE, tiles)]
+        return lambda x, y, weight, grad: [kernels.fully_connected(x, y, weight, algebra, GATE, tiles)]
+    if kind == "weight":
+        return lambda x, y, weight, grad: [kernels.fully_connected_weight(grad, x, y, algebra, GATE, tiles)]
+    if kernels.shares_products(algebra):
+        return lambda x, y, weight, grad: kernels.fully_connected_factors(grad, x, y, weight, algebra, GATE, tiles)
+    return lambda x, y, weight, grad: operators._factors(grad, x, y, weight, algebra.name, GATE)
 
 
 def floors(algebra: Algebra, rows: int, channels: int, kind: str, bandwidth: float) -> dict[str, float]:
@@ -91,12 +90,9 @@ def measure(case: str, tilings: dict[str, list[Tiles | None]], precision: str, b
         result[kind]["tilings"] = []
         for tiles in choices:
             others = dict.fromkeys(tilings) | {kind: tiles}
-            results = [run(*some) for other in tilings for run in runs(algebra, other, others[other])]
+            results = [tensor for other in tilings for tensor in runs(algebra, other, others[other])(*some)]
             error = check(algebra, results, some, precision)
-            functions = runs(algebra, kind, tiles)
-            milliseconds = replay_milliseconds(
-                lambda *buffer, functions=functions: [run(*buffer) for run in functions], buffers
-            )
+            milliseconds = replay_milliseconds(runs(algebra, kind, tiles), buffers)
             row = {"tiles": str(tiles or "chosen"), "kernel_ms": round(milliseconds, 5), "relative_error": error}
             result[kind]["tilings"].append(row)
             least = max(result[kind]["memory_ms"], result[kind]["products_ms"])

@@ -8,8 +8,9 @@ With a gradient g of its result, the product defines one form in four tensors, l
 x or y, ``cliffnn::fully_connected_weight`` with respect to the weight. The derivatives of these are the same three, so
 those of every order are right and run on the same kernels.
 
-If asked, the operators `gelu` the factors while they read them, and ``cliffnn::fully_connected_factor`` gives the
-gradient with respect to what that made of one. Only a first derivative is computed so; those beyond gate first.
+If asked, the product and the gradient of the weight `gelu` the factors while they read them. A first derivative that
+nobody differentiates again is computed so, and those with respect to both factors, gates included, at once, by
+``cliffnn::fully_connected_factors``. Derivatives beyond gate first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +27,10 @@ from cliffnn.algebra import Algebra
 from cliffnn.ops import below_autograd, geometric_op, library, transformed, unobserved
 
 library.define("fully_connected(Tensor x, Tensor y, Tensor weight, str algebra, bool gate) -> Tensor")
+library.define("fully_connected_factor(Tensor grad, Tensor other, Tensor weight, str algebra, bool left) -> Tensor")
 library.define(
-    "fully_connected_factor(Tensor grad, Tensor other, Tensor weight, str algebra, bool left, bool gate) -> Tensor"
+    "fully_connected_factors(Tensor grad, Tensor x, Tensor y, Tensor weight, str algebra, bool gate)"
+    " -> (Tensor, Tensor)"
 )
 library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str algebra, bool gate) -> Tensor")
 
@@ -55,15 +59,11 @@ def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate
     if transformed():
         x, y = (_gelu(x), _gelu(y)) if gate else (x, y)
         return _plain(x, y, weight, algebra)
-    if unobserved([x, y, weight]):
-        return _FullyConnected.apply(_forward, x, y, weight, algebra.name, gate)
-    return torch.ops.cliffnn.fully_connected.default(x, y, weight, algebra.name, gate)
+    return _call("fully_connected", x, y, weight, algebra.name, gate)
 
 
-def fully_connected_factor(
-    grad: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool, gate: bool = False
-) -> Tensor:
-    """The gradient of `fully_connected` with respect to one factor, if gated, to `gelu` of it.
+def fully_connected_factor(grad: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool) -> Tensor:
+    """The gradient of `fully_connected` with respect to one factor.
 
     Parameters
     ----------
@@ -76,19 +76,38 @@ def fully_connected_factor(
     algebra : Algebra
     left : bool
         Whether the gradient is that of the left factor, x.
-    gate : bool
-        Whether `gelu` of the factors are multiplied.
 
     Returns
     -------
     Tensor
         ``(rows, blades, in_channels)``.
     """
-    if gate and torch.is_grad_enabled():
-        other, gate = geometric_op("gelu", algebra, [other]), False
-    if unobserved([grad, other, weight]):
-        return _FullyConnectedFactor.apply(_factor, grad, other, weight, algebra.name, left, gate)
-    return torch.ops.cliffnn.fully_connected_factor.default(grad, other, weight, algebra.name, left, gate)
+    return _call("fully_connected_factor", grad, other, weight, algebra.name, left)
+
+
+def fully_connected_factors(
+    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `fully_connected` with respect to both factors; they have no derivative.
+
+    Parameters
+    ----------
+    grad : Tensor
+        ``(rows, blades, out_channels)``.
+    x, y : Tensor
+        ``(rows, blades, in_channels)``.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``.
+    algebra : Algebra
+    gate : bool
+        Whether `gelu` of the factors are multiplied.
+
+    Returns
+    -------
+    tuple of Tensor
+        ``(rows, blades, in_channels)`` each.
+    """
+    return _call("fully_connected_factors", grad, x, y, weight, algebra.name, gate)
 
 
 def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
@@ -111,9 +130,18 @@ def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra,
     """
     if gate and torch.is_grad_enabled():
         x, y, gate = geometric_op("gelu", algebra, [x]), geometric_op("gelu", algebra, [y]), False
-    if unobserved([grad, x, y]):
-        return _FullyConnectedWeight.apply(_weight, grad, x, y, algebra.name, gate)
-    return torch.ops.cliffnn.fully_connected_weight.default(grad, x, y, algebra.name, gate)
+    return _call("fully_connected_weight", grad, x, y, algebra.name, gate)
+
+
+def _call(name: str, *arguments):
+    """An operator, or where nobody would notice, and nobody differentiates, what it runs."""
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    if not unobserved(tensors):
+        return getattr(torch.ops.cliffnn, name).default(*arguments)
+    run, function, _ = _OPERATORS[name]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return function.apply(run, *arguments)
+    return run(*arguments)
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -123,6 +151,16 @@ def _gelu(x: Tensor) -> Tensor:
 def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
     """The gradient with respect to x, from that with respect to `gelu` of x."""
     return geometric_op("gelu.vjp(out:x)", algebra, [x, grad])
+
+
+def _one_factor(
+    grad: Tensor, own: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool, gate: bool
+) -> Tensor:
+    """The gradient with respect to one factor, by what it is made of."""
+    if not gate:
+        return fully_connected_factor(grad, other, weight, algebra, left)
+    gated = geometric_op("gelu", algebra, [other])
+    return _through_gelu(fully_connected_factor(grad, gated, weight, algebra, left), own, algebra)
 
 
 @functools.cache
@@ -221,20 +259,30 @@ def _forward(x, y, weight, algebra, gate):
     return torch.cat([*parts]).to(x.dtype)
 
 
-def _factor(grad, other, weight, algebra, left, gate):
+def _factor(grad, other, weight, algebra, left):
     algebra = Algebra(algebra)
     if _kernels(grad):
         from cliffnn.kernels.fully_connected import fully_connected_factor
 
-        return fully_connected_factor(grad.contiguous(), other.contiguous(), weight, algebra, left, gate)
+        return fully_connected_factor(grad.contiguous(), other.contiguous(), weight, algebra, left)
     weight = _widened(weight)
     parts = _in_chunks(
-        lambda grad, other: _plain_factor(_widened(grad), _read(other, gate), weight, algebra, left),
-        algebra,
-        grad,
-        other,
+        lambda grad, other: _plain_factor(_widened(grad), _widened(other), weight, algebra, left), algebra, grad, other
     )
     return torch.cat([*parts]).to(grad.dtype)
+
+
+def _factors(grad, x, y, weight, algebra, gate):
+    algebra = Algebra(algebra)
+    if _kernels(grad):
+        from cliffnn.kernels.fully_connected import fully_connected_factors, shares_products
+
+        if shares_products(algebra):
+            return fully_connected_factors(grad.contiguous(), x.contiguous(), y.contiguous(), weight, algebra, gate)
+    return (
+        _one_factor(grad, x, y, weight, algebra, True, gate),
+        _one_factor(grad, y, x, weight, algebra, False, gate),
+    )
 
 
 def _weight(grad, x, y, algebra, gate):
@@ -272,25 +320,25 @@ class _FullyConnected(torch.autograd.Function):
         _, need_x, need_y, need_weight, *_ = ctx.needs_input_grad
         if need_weight:
             grad_weight = fully_connected_weight(grad, x, y, ctx.algebra, ctx.gate)
-        if need_x:
-            grad_x = fully_connected_factor(grad, y, weight, ctx.algebra, True, ctx.gate)
-            grad_x = _through_gelu(grad_x, x, ctx.algebra) if ctx.gate else grad_x
-        if need_y:
-            grad_y = fully_connected_factor(grad, x, weight, ctx.algebra, False, ctx.gate)
-            grad_y = _through_gelu(grad_y, y, ctx.algebra) if ctx.gate else grad_y
+        if need_x and need_y and not torch.is_grad_enabled():
+            grad_x, grad_y = fully_connected_factors(grad, x, y, weight, ctx.algebra, ctx.gate)
+        else:
+            if need_x:
+                grad_x = _one_factor(grad, x, y, weight, ctx.algebra, True, ctx.gate)
+            if need_y:
+                grad_y = _one_factor(grad, y, x, weight, ctx.algebra, False, ctx.gate)
         return None, grad_x, grad_y, grad_weight, None, None
 
 
 class _FullyConnectedFactor(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, grad, other, weight, algebra, left, gate):
+    def forward(ctx, run, grad, other, weight, algebra, left):
         ctx.save_for_backward(grad, other, weight)
-        ctx.algebra, ctx.left, ctx.gate = Algebra(algebra), left, gate
-        return run(grad, other, weight, algebra, left, gate)
+        ctx.algebra, ctx.left = Algebra(algebra), left
+        return run(grad, other, weight, algebra, left)
 
     @staticmethod
     def backward(ctx, cotangent):
-        _refuse(ctx.gate)
         grad, other, weight = ctx.saved_tensors
         _, need_grad, need_other, need_weight, *_ = ctx.needs_input_grad
         factors = (cotangent, other) if ctx.left else (other, cotangent)
@@ -301,8 +349,17 @@ class _FullyConnectedFactor(torch.autograd.Function):
             fully_connected_weight(grad, *factors, ctx.algebra) if need_weight else None,
             None,
             None,
-            None,
         )
+
+
+class _FullyConnectedFactors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, run, grad, x, y, weight, algebra, gate):
+        return run(grad, x, y, weight, algebra, gate)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        _refuse(True)
 
 
 class _FullyConnectedWeight(torch.autograd.Function):
@@ -329,26 +386,34 @@ class _FullyConnectedWeight(torch.autograd.Function):
 
 def _refuse(gate: bool) -> None:
     if gate:
-        raise RuntimeError("a gated gradient's operator has no derivative; the functions of this module gate before it")
+        raise RuntimeError("this gradient's operator has no derivative; the functions of this module gate before it")
 
 
 def _fully_connected_fake(x, y, weight, algebra, gate):
     return x.new_empty(*x.shape[:-1], weight.shape[1])
 
 
-def _fully_connected_factor_fake(grad, other, weight, algebra, left, gate):
+def _fully_connected_factor_fake(grad, other, weight, algebra, left):
     return other.new_empty(other.shape)
+
+
+def _fully_connected_factors_fake(grad, x, y, weight, algebra, gate):
+    return x.new_empty(x.shape), y.new_empty(y.shape)
 
 
 def _fully_connected_weight_fake(grad, x, y, algebra, gate):
     return x.new_empty(len(Algebra(algebra).paths), grad.shape[-1], x.shape[-1])
 
 
-for _name, _run, _function, _fake in (
-    ("fully_connected", _forward, _FullyConnected, _fully_connected_fake),
-    ("fully_connected_factor", _factor, _FullyConnectedFactor, _fully_connected_factor_fake),
-    ("fully_connected_weight", _weight, _FullyConnectedWeight, _fully_connected_weight_fake),
-):
+# What each operator runs, its derivative, and the shape of its result.
+_OPERATORS: dict[str, tuple[Callable, Any, Callable]] = {
+    "fully_connected": (_forward, _FullyConnected, _fully_connected_fake),
+    "fully_connected_factor": (_factor, _FullyConnectedFactor, _fully_connected_factor_fake),
+    "fully_connected_factors": (_factors, _FullyConnectedFactors, _fully_connected_factors_fake),
+    "fully_connected_weight": (_weight, _FullyConnectedWeight, _fully_connected_weight_fake),
+}
+
+for _name, (_run, _function, _fake) in _OPERATORS.items():
     for _key in ("CPU", "CUDA"):
         library.impl(_name, _run, _key)
     _operator = below_autograd(getattr(torch.ops.cliffnn, _name).default)

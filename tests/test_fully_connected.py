@@ -1,6 +1,7 @@
 """The fully connected geometric product: torch's products on a CPU, kernels under the interpreter and on a GPU."""
 
 import functools
+from itertools import chain
 
 import pytest
 import reference
@@ -52,10 +53,9 @@ def product(x, y, weight, name, gate=False):
 
 @torch.enable_grad()
 def truth(x, y, weight, grad, name, gate):
-    """The result, and the gradients with respect to what the gates make of the factors, and to the weight."""
-    leaves = [gelu(t) if gate else t.clone() for t in (x, y)] + [weight.clone()]
-    leaves = [t.detach().requires_grad_() for t in leaves]
-    out = product(*leaves, name)
+    """The result, and the gradients with respect to the factors and the weight."""
+    leaves = [t.detach().clone().requires_grad_() for t in (x, y, weight)]
+    out = product(*leaves, name, gate)
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
@@ -72,13 +72,17 @@ def check(module, rows, ins, outs, name, dtype, device="cpu", gate=False):
     exact = truth(*(t.double() for t in tensors), name, gate)
     in_float32 = truth(*(t.float() for t in tensors), name, gate)
     algebra = Algebra(name)
-    got = [
-        module.fully_connected(x, y, weight, algebra, gate),
-        module.fully_connected_factor(grad, y, weight, algebra, True, gate),
-        module.fully_connected_factor(grad, x, weight, algebra, False, gate),
-        module.fully_connected_weight(grad, x, y, algebra, gate),
-    ]
+    out = module.fully_connected(x, y, weight, algebra, gate)
+    grad_weight = module.fully_connected_weight(grad, x, y, algebra, gate)
+    factors = []
+    if not gate:
+        left = module.fully_connected_factor(grad, y, weight, algebra, True)
+        factors.append((left, module.fully_connected_factor(grad, x, weight, algebra, False)))
+    if module is operators or module.shares_products(algebra):
+        factors.append(module.fully_connected_factors(grad, x, y, weight, algebra, gate))
     floor = {torch.float64: 1e-13, torch.float32: 2e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
+    got = [out, *chain(*factors), grad_weight]
+    exact, in_float32 = ([one, *both * len(factors), last] for one, *both, last in (exact, in_float32))
     for result, wanted, single in zip(got, exact, in_float32, strict=True):
         assert result.dtype == dtype
         slack = 2 * reference.relative_error(single, wanted) if dtype == torch.float32 else 0
@@ -119,25 +123,20 @@ def test_kernels_interpreted_in_other_algebras(name):
     check(kernels, 1, 3, 2, name, torch.float32)
 
 
-@pytest.mark.parametrize("wanted", ["out", "x", "y"])
+@pytest.mark.parametrize("by", ["out", "x", "y", "path"])
 @pytest.mark.parametrize("name", ["R3", "R3,0,1", "R5", "R3,3"])
-def test_tables_of_kernels(name, wanted):
-    """They hold each product of two blades once, under its path."""
-    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
-    algebra = Algebra(name)
-    grades, paths, terms = kernels.tables(algebra, wanted)
+def test_tables_of_kernels(name, by):
+    """They hold each product of two blades once, under its path and blade."""
+    of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected_tables")
+    groups, entries, terms = of_kernels.tables(Algebra(name), by)
     found = torch.zeros_like(path_tables(name))
-    for blade, (start, size, first, end) in enumerate(grades):
-        for path, begin, blades, offset, count in paths[first:end]:
-            assert (begin, blades) == (start, size)
-            for code in terms[offset + blade - start : offset + count * size : size]:
+    for group, begin, end in groups:
+        for path, blade, first, count in entries[begin:end]:
+            assert group == (path if by == "path" else blade)
+            for code in terms[first : first + count]:
                 others = [code % 256, code // 256 % 256]
-                place = {
-                    "out": (*others, blade),
-                    "x": (blade, others[1], others[0]),
-                    "y": (others[1], blade, others[0]),
-                }
-                found[path, *place[wanted]] += code // 65536 - 1
+                places = {"x": (blade, others[1], others[0]), "y": (others[1], blade, others[0])}
+                found[path, *places.get(by, (*others, blade))] += code // 65536 - 1
     assert torch.equal(found, path_tables(name))
 
 
@@ -155,10 +154,13 @@ def test_kernels_interpreted_on_many_tiles():
     x, y, weight, grad = inputs(17, 17, 33, "R2", torch.float32)
     algebra, tiles = Algebra("R2"), kernels.Tiles(16, 16, 16, 4)
     out, grad_x, grad_y, grad_weight = truth(*(t.double() for t in (x, y, weight, grad)), "R2", False)
+    both = kernels.fully_connected_factors(grad, x, y, weight, algebra, False, tiles)
     for got, wanted in (
         (kernels.fully_connected(x, y, weight, algebra, False, tiles), out),
-        (kernels.fully_connected_factor(grad, y, weight, algebra, True, False, tiles), grad_x),
-        (kernels.fully_connected_factor(grad, x, weight, algebra, False, False, tiles), grad_y),
+        (kernels.fully_connected_factor(grad, y, weight, algebra, True, tiles), grad_x),
+        (kernels.fully_connected_factor(grad, x, weight, algebra, False, tiles), grad_y),
+        (both[0], grad_x),
+        (both[1], grad_y),
         (kernels.fully_connected_weight(grad, x, y, algebra, False, tiles), grad_weight),
     ):
         assert reference.relative_error(got, wanted) < 2e-6
@@ -172,8 +174,8 @@ def test_first_and_second_derivatives(name, gate, device):
     algebra = Algebra(name)
     for run, arguments in (
         (lambda *t: operators.fully_connected(*t, algebra, gate), (x, y, weight)),
-        (lambda *t: operators.fully_connected_factor(*t, algebra, True, gate), (grad, y, weight)),
-        (lambda *t: operators.fully_connected_factor(*t, algebra, False, gate), (grad, x, weight)),
+        (lambda *t: operators.fully_connected_factor(*t, algebra, True), (grad, y, weight)),
+        (lambda *t: operators.fully_connected_factor(*t, algebra, False), (grad, x, weight)),
         (lambda *t: operators.fully_connected_weight(*t, algebra, gate), (grad, x, y)),
     ):
         assert torch.autograd.gradcheck(run, arguments)
@@ -200,19 +202,22 @@ def test_operators_pass_opcheck(device):
     x, y, weight, grad = (t.requires_grad_() for t in inputs(3, 4, 5, "R3", torch.float64, device))
     ops = torch.ops.cliffnn
     torch.library.opcheck(ops.fully_connected.default, (x, y, weight, "R3", True))
-    torch.library.opcheck(ops.fully_connected_factor.default, (grad, x, weight, "R3", False, False))
+    torch.library.opcheck(ops.fully_connected_factor.default, (grad, x, weight, "R3", False))
     torch.library.opcheck(ops.fully_connected_weight.default, (grad, x, y, "R3", False))
     x, y, weight, grad = (t.detach() for t in (x, y, weight, grad))
-    torch.library.opcheck(ops.fully_connected_factor.default, (grad, y, weight, "R3", True, True))
+    torch.library.opcheck(ops.fully_connected_factors.default, (grad, x, y, weight, "R3", True))
     torch.library.opcheck(ops.fully_connected_weight.default, (grad, x, y, "R3", True))
 
 
 def test_a_gated_gradient_refuses_to_be_differentiated():
-    _, y, weight, _ = (t.requires_grad_() for t in inputs(3, 4, 5, "R2", torch.float64))
-    grad = torch.randn(3, 4, 5, dtype=torch.float64)
-    out = torch.ops.cliffnn.fully_connected_factor.default(grad, y, weight, "R2", True, True)
-    with pytest.raises(RuntimeError, match="no derivative"):
-        out.sum().backward()
+    x, y, weight, grad = (t.requires_grad_() for t in inputs(3, 4, 5, "R2", torch.float64))
+    ops = torch.ops.cliffnn
+    for out in (
+        ops.fully_connected_factors.default(grad, x, y, weight, "R2", False)[0],
+        ops.fully_connected_weight.default(grad, x, y, "R2", True),
+    ):
+        with pytest.raises(RuntimeError, match="no derivative"):
+            out.sum().backward()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own imports
@@ -353,6 +358,7 @@ def test_the_same_bits_in_every_run():
     run = lambda: [  # noqa: E731
         operators.fully_connected(x, y, weight, algebra),
         operators.fully_connected_factor(grad, y, weight, algebra, True),
+        *operators.fully_connected_factors(grad, x, y, weight, algebra),
         operators.fully_connected_weight(grad, x, y, algebra),
     ]
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
@@ -367,6 +373,7 @@ def test_products_are_never_written():
     for run, allowed in (
         (lambda: operators.fully_connected(x, y, weight, algebra), grad.nbytes),
         (lambda: operators.fully_connected_factor(grad, y, weight, algebra, True), x.nbytes + weight.nbytes),
+        (lambda: operators.fully_connected_factors(grad, x, y, weight, algebra), 2 * x.nbytes + weight.nbytes),
     ):
         run()
         torch.cuda.synchronize()
