@@ -36,28 +36,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
     Tensor
         ``(rows, blades, out_channels)``.
     """
-    by_torch = transformed()
-    if not x.is_cuda or by_torch:
-        return _composed(x, weight, bias, sizes, in_place=not (by_torch or torch.compiler.is_compiling()))
     if unobserved([t for t in (x, weight, bias) if t is not None]):
         return _Linear.apply(_linear, x, weight, bias, sizes)
+    if not x.is_cuda or transformed():
+        return _composed(x, weight, bias, sizes)
     return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
 
 
-def _composed(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...], in_place: bool = False) -> Tensor:
-    """Of torch's operators: one product, batched over blades, is faster on a CPU than one for each grade.
+def _composed(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+    """Of torch's operators: one product, batched over blades, is faster on a CPU than one for each grade."""
+    out = torch.einsum("nbi,boi->nbo", x, _by_blade(weight, sizes)).contiguous()
+    return out if bias is None else torch.cat([out[:, :1] + bias, out[:, 1:]], 1)
 
-    Not in place under vmap: there may be many biases for one x.
-    """
-    grades = zip(weight.split(1), sizes, strict=True)
-    matrices = torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in grades])
-    out = torch.einsum("nbi,boi->nbo", x, matrices).contiguous()
-    if bias is None:
-        return out
-    if in_place:
+
+def _by_blade(weight: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The matrix of each blade."""
+    return torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in zip(weight.split(1), sizes, strict=True)])
+
+
+def _in_place(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+    """`_composed` without its copies: the product is written where the result has its blades."""
+    out = x.new_empty(*x.shape[:2], weight.shape[1])
+    torch.bmm(x.transpose(0, 1), _by_blade(weight, sizes).mT, out=out.transpose(0, 1))
+    if bias is not None:
         out[:, 0] += bias
-        return out
-    return torch.cat([out[:, :1] + bias, out[:, 1:]], 1)
+    return out
 
 
 def _composed_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -84,16 +87,22 @@ def linear_weight(grad: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """
     if unobserved([grad, x]):
         return _LinearWeight.apply(_linear_weight, grad, x, sizes)
+    if not x.is_cuda:
+        return _composed_weight(grad, x, sizes)
     return torch.ops.cliffnn.linear_weight.default(grad, x, sizes)
 
 
 def _linear(x, weight, bias, sizes):
+    if not x.is_cuda:
+        return _in_place(x, weight, bias, sizes)
     from cliffnn.kernels.linear import linear
 
     return linear(x.contiguous(), weight, bias, tuple(sizes))
 
 
 def _linear_weight(grad, x, sizes):
+    if not x.is_cuda:
+        return _composed_weight(grad, x, sizes)
     from cliffnn.kernels.linear import linear_weight
 
     return linear_weight(grad.contiguous(), x.contiguous(), tuple(sizes))
