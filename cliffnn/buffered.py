@@ -33,7 +33,7 @@ def buffered_function(operation: Operation) -> tuple[Callable, tuple[str, ...], 
 
     def generate() -> str:
         source, count = buffered_source("run", operation)
-        return header(operation, "addcmul, mul, sum", program_of(operation), f"BUFFERS = {count}") + source
+        return header(operation, "add, addcmul, mul, sum", program_of(operation), f"BUFFERS = {count}") + source
 
     module = cache.load(file_name(operation.text, operation.algebra.name, "buffered"), generate)
     return module.__dict__["run"], module.__dict__["INPUTS"], module.__dict__["BUFFERS"]
@@ -54,13 +54,18 @@ def buffered_source(name: str, operation: Operation) -> tuple[str, int]:
 
 
 def _through_buffers(operation: Operation) -> Program:
-    """The program with what it reads often copied first, and with results in buffers unless they are written at once."""
-    from cliffnn.statements import Call, Statement, operands, variable
+    """The program that copies first what it reads often, and last what it has computed in a buffer.
+
+    A copy of a name, an input or an output then, is called like it, with an underscore.
+    """
+    from cliffnn.statements import Call, Statement, variable
 
     program = program_of(operation)
     reads = Counter(name for _, value in program.statements for name in _read_by_terms(value))
     terms = {name: len(getattr(value, "args", (value,))) for name, value in program.statements}
-    rows = [symbol for name, group in operation.inputs.items() if group.kind == "rows" for symbol in program.inputs[name]]
+    rows = [
+        symbol for name, group in operation.inputs.items() if group.kind == "rows" for symbol in program.inputs[name]
+    ]
     often = {symbol for symbol in rows if reads[symbol] > _READS}
     inputs = {name: tuple(f"{s}_" if s in often else s for s in group) for name, group in program.inputs.items()}
     before: list[Statement] = [(symbol, variable(f"{symbol}_")) for symbol in rows if symbol in often]
@@ -84,7 +89,7 @@ def _read_by_terms(value) -> list[str]:
 
 
 def _small(program: Program, operation: Operation) -> frozenset[str]:
-    """The names whose value is the same in all channels of a row, or in all rows."""
+    """The names whose value is the same in all channels of a row, or in all rows, but for what is summed over rows."""
     from cliffnn.statements import CONSTANTS, operands
 
     shared = {s for name, group in operation.inputs.items() if group.kind == "shared" for s in program.inputs[name]}
@@ -92,7 +97,10 @@ def _small(program: Program, operation: Operation) -> frozenset[str]:
     for name, value in program.statements:
         if operands(value) and found.issuperset(operands(value)):
             found.add(name)
-    return program.uniform | found
+    summed = {
+        name for key, group in operation.outputs.items() if group.kind == "shared" for name in program.outputs[key]
+    }
+    return (program.uniform | found) - {name.removesuffix("_") for name in summed}
 
 
 def _body(program: Program, terms: Sequence[Term], small: frozenset[str]) -> tuple[list[str], int]:
@@ -100,28 +108,44 @@ def _body(program: Program, terms: Sequence[Term], small: frozenset[str]) -> tup
     from cliffnn.schedule import operands_of
 
     outputs = {symbol for group in program.outputs.values() for symbol in group}
+    reads = Counter(operand for term in terms for operand in operands_of(term.value))
     last_use = {operand: index for index, term in enumerate(terms) for operand in operands_of(term.value)}
+    last_term = {term.name: index for index, term in enumerate(terms)}
+    # where the last term of a sum goes of which nothing else is read
+    places = {s: term.name for term in terms if (s := _copied(term)) and reads[s] == 1 and s not in small}
     buffers: dict[str, str] = {}
     free: list[str] = []
     body: list[str] = []
     count = 0
-    for index, (symbol, value, first) in enumerate(terms):
+    for index, term in enumerate(terms):
+        name, value, first = term
         done = [operand for operand in operands_of(value) if last_use[operand] == index and operand in buffers]
-        if symbol in small and symbol not in outputs:
-            body.append(_small_line(symbol, value, first))
-        else:
-            # a result may take the place of what it is computed from, if that is read only once
-            if len(value[1:] if isinstance(value, tuple) else ()) < 3:
-                free += [buffers.pop(operand) for operand in done]
-                done = []
-            if first and symbol not in outputs:
+        in_place = hasattr(value, "function") or len(value) < 4
+        if in_place:
+            # a result may take the buffer of what it is computed from, if one call of torch computes it
+            free += [buffers.pop(operand) for operand in done]
+        if name in small and name not in outputs:
+            body.append(_small_line(name, value, first))
+        elif _copied(term) in places:
+            pass
+        elif first:
+            if name not in outputs:
                 if not free:
                     free.append(f"buffer{count}")
                     count += 1
-                buffers[symbol] = free.pop()
-            body.append(_first(buffers.get(symbol, symbol), symbol, value, small) if first else _added(symbol, value))
-        free += [buffers.pop(operand) for operand in done]
+                buffers[name] = free.pop()
+            body.append(_first(buffers.get(name, name), name, value, small))
+        else:
+            body.append(_added(name, value, places.get(name, "") if index == last_term[name] else ""))
+        if not in_place:
+            free += [buffers.pop(operand) for operand in done]
     return body, count
+
+
+def _copied(term: Term) -> str:
+    """The name that a result is only a copy of, as `_through_buffers` writes it."""
+    symbol = term.name.removesuffix("_")
+    return symbol if symbol != term.name and term.value == (1, symbol) else ""
 
 
 def _small_line(name: str, value, first: bool) -> str:
@@ -161,12 +185,14 @@ def _first(target: str, name: str, value, small: frozenset[str]) -> str:
     return f"{name} = addcmul(NOTHING, {text}, value={float(coefficient)}, out={target})"
 
 
-def _added(name: str, value) -> str:
-    """The line that adds a further term."""
+def _added(name: str, value, place: str) -> str:
+    """The line that adds a further term, into another place if there is one."""
     coefficient, *factors = value
-    if not factors:
-        return f"{name}.add_({float(coefficient)})"
     scale = "" if coefficient == 1 else f", {'alpha' if len(factors) == 1 else 'value'}={float(coefficient)}"
-    if len(factors) == 1:
-        return f"{name}.add_({factors[0]}{scale})"
-    return f"{name}.addcmul_({' * '.join(factors[:-1])}, {factors[-1]}{scale})"
+    if not factors:
+        function, text = "add", str(float(coefficient))
+    elif len(factors) == 1:
+        function, text = "add", f"{factors[0]}{scale}"
+    else:
+        function, text = "addcmul", f"{' * '.join(factors[:-1])}, {factors[-1]}{scale}"
+    return f"{function}({name}, {text}, out={place})" if place else f"{name}.{function}_({text})"
