@@ -14,11 +14,10 @@ from cliffnn.buffered import buffered_function
 from cliffnn.operation import Group, Operation
 from cliffnn.precision import compute_dtype, sign_tolerance
 
-# Numbers of one blade in a block of rows, at least, for each thread: enough to be worth a call of torch, few enough for
-# the cache. Torch takes two threads for more than 32768 numbers.
+# Numbers of one blade in a block of rows, at most: enough to be worth a call of torch, few enough for the cache and for
+# one thread. Calls on more than 32768 torch shares among threads that wait for each other: where other programs run,
+# for milliseconds.
 _BLOCK = 20480
-# What a block needs of memory stays bounded.
-_THREADS = 4
 
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
@@ -91,7 +90,7 @@ def _numbers(group: Group, tensor: Tensor) -> tuple[Tensor, ...]:
 def _block_shape(like: Tensor) -> tuple[int, int]:
     """Rows by blocks of one size, but for the last, so that their intermediate results stay in a CPU's cache."""
     rows, _, channels = like.shape
-    blocks = rows * channels // (_BLOCK * min(torch.get_num_threads(), _THREADS))
+    blocks = -(-rows * channels // _BLOCK)
     return -(-rows // max(1, blocks)), channels
 
 
