@@ -36,7 +36,7 @@ GENERATE = """
 import os, tempfile, time
 os.environ["CLIFFNN_CACHE_DIR"] = tempfile.mkdtemp()
 import torch, cliffnn.functional
-from cliffnn.codegen import buffered_function
+from cliffnn.buffered import buffered_function
 from cliffnn.operation import operation
 start = time.perf_counter()
 import kingdon

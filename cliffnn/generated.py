@@ -5,17 +5,19 @@ The same function, with the same arguments, as `cliffnn.kernels` runs on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from cliffnn.codegen import buffered_function
+from cliffnn.buffered import buffered_function
 from cliffnn.operation import Group, Operation
 from cliffnn.precision import compute_dtype, sign_tolerance
 
-# Numbers of one blade in a block of rows: enough to be worth a call of torch, few enough for the cache.
-_BLOCK = 16384
+# Numbers of one blade in a block of rows, at most: enough to be worth a call of torch, few enough for the cache and for
+# one thread. Calls on more than 32768 torch shares among threads that wait for each other: where other programs run,
+# for milliseconds.
+_BLOCK = 20480
 
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
@@ -38,26 +40,27 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     outputs = allocate(operation, like)
     function, names, count = buffered_function(operation)
     given = dict(zip(operation.inputs, inputs, strict=True))
-    groups = {name: operation.inputs[name] for name in names}
-    copied = {name: group.size for name, group in groups.items() if group.kind == "rows"}
-    written = {name: group.size for name, group in operation.outputs.items() if group.kind != "scalars"}
-    # gradients of what rows share are summed over blocks in the dtype of the arithmetic
     dtype = compute_dtype(like.dtype)
-    totals = {n: torch.zeros_like(outputs[n], dtype=dtype) for n, g in operation.outputs.items() if g.kind == "shared"}
-    for block, scratch in _blocks(like, copied | written | {"buffers": count}, dtype):
-        arguments = [_argument(group, given[name], block, scratch, name) for name, group in groups.items()]
-        results = [
-            outputs[name][block].T[..., None] if group.kind == "scalars" else scratch[name]
+    # nothing here is differentiated: without what torch does to that end each call is a tenth faster
+    with torch.inference_mode():
+        shared = {n: given[n].to(dtype)[:, None].unbind() for n in names if operation.inputs[n].kind == "shared"}
+        blocks = list(_blocks(like, like.new_empty(count, *_block_shape(like), dtype=dtype)))
+        # gradients of what rows share are summed over blocks in the dtype of the arithmetic
+        totals = {
+            name: like.new_empty(len(blocks), group.size, like.shape[-1], dtype=dtype)
             for name, group in operation.outputs.items()
-        ]
-        function(*arguments, *results, scratch["buffers"], eps, sign_tolerance(like.dtype))
-        for name, group in operation.outputs.items():
-            if group.kind == "rows":
-                outputs[name][block] = scratch[name].transpose(0, 1)
-            elif group.kind == "shared":
-                totals[name] += scratch[name].sum(1)
-    for name, total in totals.items():
-        outputs[name].copy_(total)
+            if group.kind == "shared"
+        }
+        nothing = (like.new_zeros((), dtype=dtype),)
+        for index, (block, buffers) in enumerate(blocks):
+            arguments = [shared.get(n) or _numbers(operation.inputs[n], given[n][block].to(dtype)) for n in names]
+            results = [
+                totals[name][index].unbind() if group.kind == "shared" else _numbers(group, outputs[name][block])
+                for name, group in operation.outputs.items()
+            ]
+            function(*arguments, *results, buffers, nothing, eps, sign_tolerance(like.dtype))
+        for name, total in totals.items():
+            outputs[name].copy_(total.sum(0))
     return list(outputs.values())
 
 
@@ -74,24 +77,22 @@ def allocate(operation: Operation, like: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
-def _argument(group: Group, tensor: Tensor, block: slice, scratch: Mapping[str, Tensor], name: str) -> Tensor:
-    """For each number of a group, along the first dimension, one contiguous tensor ``(rows, channels)``."""
-    if group.kind == "scalars":
-        return tensor[block].T[..., None]
-    if group.kind == "shared":
-        like = scratch["buffers"]
-        return tensor.to(like.dtype)[:, None].expand(-1, *like.shape[1:])
-    return scratch[name].copy_(tensor[block].transpose(0, 1))
+def _numbers(group: Group, tensor: Tensor) -> tuple[Tensor, ...]:
+    """The numbers of a group, each as a tensor that broadcasts to ``(rows, channels)``."""
+    return tensor.split(1, 1) if group.kind == "scalars" else tensor.unbind(1)
 
 
-def _blocks(x: Tensor, groups: Mapping[str, int], dtype: torch.dtype) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Rows by blocks whose intermediate results stay in a CPU's cache, and memory for them.
+def _block_shape(like: Tensor) -> tuple[int, int]:
+    """Rows by blocks of one size, but for the last, so that their intermediate results stay in a CPU's cache."""
+    rows, _, channels = like.shape
+    blocks = -(-rows * channels // _BLOCK)
+    return -(-rows // max(1, blocks)), channels
 
-    It is the same memory for every block: ``groups`` says how many tensors ``(rows, channels)`` go by each name.
-    """
-    count = -(-x.shape[0] * x.shape[-1] // _BLOCK)
-    size = -(-x.shape[0] // max(1, count))
-    memory = x.new_empty(sum(groups.values()), size, x.shape[-1], dtype=dtype).split(list(groups.values()))
-    for start in range(0, x.shape[0], max(1, size)):
-        rows = min(size, x.shape[0] - start)
-        yield slice(start, start + rows), {name: m[:, :rows] for name, m in zip(groups, memory, strict=True)}
+
+def _blocks(like: Tensor, memory: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Slices of the rows, and the same memory for each of them, as tensors ``(rows, channels)``."""
+    size = memory.shape[1]
+    buffers = memory.unbind()
+    for start in range(0, like.shape[0], max(1, size)):
+        rows = min(size, like.shape[0] - start)
+        yield slice(start, start + rows), buffers if rows == size else memory[:, :rows].unbind()

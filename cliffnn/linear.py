@@ -40,13 +40,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
     Tensor
         ``(rows, blades, out_channels)``.
     """
-    by_torch = transformed()
-    if not x.is_cuda or by_torch:
-        return _composed(x, weight, bias, sizes, in_place=not (by_torch or torch.compiler.is_compiling()))
     given = _given(x, weight, bias)
-    if not unobserved(given):
-        return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
-    return _Linear.apply(_linear, x, weight, bias, sizes) if _differentiated(given) else _linear(x, weight, bias, sizes)
+    if unobserved(given):
+        arguments = x, weight, bias, sizes
+        return _Linear.apply(_linear, *arguments) if _differentiated(given) else _linear(*arguments)
+    if not x.is_cuda or transformed():
+        return _composed(x, weight, bias, sizes)
+    return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
 
 
 def linear_beside(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def linear_beside(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[i
     The gradient of the latter is added where the map's own is computed, before it is written.
     """
     given = _given(x, weight, bias)
-    if x.is_cuda and x.requires_grad and torch.is_grad_enabled() and unobserved(given):
+    if x.requires_grad and torch.is_grad_enabled() and unobserved(given):
         return _LinearBeside.apply(_linear, x, weight, bias, sizes)
     return linear(x, weight, bias, sizes), x
 
@@ -86,11 +86,13 @@ def linear_backward(
         With respect to the input, the weight and the bias.
     """
     given = _given(grad, x, weight, beside)
-    if not unobserved(given):
-        return torch.ops.cliffnn.linear_backward.default(grad, x, weight, beside, sizes, bias)
-    if _differentiated(given):
-        return _LinearBackward.apply(_linear_backward, grad, x, weight, beside, sizes, bias)
-    return _linear_backward(grad, x, weight, beside, sizes, bias)
+    arguments = grad, x, weight, beside, sizes, bias
+    if unobserved(given):
+        differentiated = _differentiated(given)
+        return _LinearBackward.apply(_linear_backward, *arguments) if differentiated else _linear_backward(*arguments)
+    if not grad.is_cuda:
+        return _composed_backward(*arguments)
+    return torch.ops.cliffnn.linear_backward.default(*arguments)
 
 
 def _given(*tensors: Tensor | None) -> list[Tensor]:
@@ -101,26 +103,30 @@ def _differentiated(tensors: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _composed(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...], in_place: bool = False) -> Tensor:
-    """Of torch's operators: one product, batched over blades, is faster on a CPU than one for each grade.
+def _composed(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+    """Of torch's operators: one product, batched over blades, is faster on a CPU than one for each grade."""
+    out = torch.einsum("nbi,boi->nbo", x, _by_blade(weight, sizes)).contiguous()
+    return out if bias is None else torch.cat([out[:, :1] + bias, out[:, 1:]], 1)
 
-    Not in place under vmap: there may be many biases for one x.
-    """
-    grades = zip(weight.split(1), sizes, strict=True)
-    matrices = torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in grades])
-    out = torch.einsum("nbi,boi->nbo", x, matrices).contiguous()
-    if bias is None:
-        return out
-    if in_place:
+
+def _by_blade(weight: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The matrix of each blade."""
+    return torch.cat([matrix.expand(blades, -1, -1) for matrix, blades in zip(weight.split(1), sizes, strict=True)])
+
+
+def _in_place(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+    """`_composed` without its copies: the product is written where the result has its blades."""
+    out = x.new_empty(*x.shape[:2], weight.shape[1])
+    torch.bmm(x.transpose(0, 1), _by_blade(weight, sizes).mT, out=out.transpose(0, 1))
+    if bias is not None:
         out[:, 0] += bias
-        return out
-    return torch.cat([out[:, :1] + bias, out[:, 1:]], 1)
+    return out
 
 
-def _composed_backward(grad, x, weight, beside, sizes, bias):
+def _composed_backward(grad, x, weight, beside, sizes, bias, run=_composed):
     results = []
     if weight is not None:
-        grad_x = _composed(grad, weight.mT, None, sizes)
+        grad_x = run(grad, weight.mT, None, sizes)
         results.append(grad_x if beside is None else grad_x + beside)
     if x is not None:
         products = torch.einsum("nbo,nbi->boi", grad, x).split(list(sizes))
@@ -138,10 +144,14 @@ def _kernels() -> ModuleType:
 
 
 def _linear(x, weight, bias, sizes):
+    if not x.is_cuda:
+        return _in_place(x, weight, bias, sizes)
     return _kernels().linear(x.contiguous(), weight, bias, tuple(sizes))
 
 
 def _linear_backward(grad, x, weight, beside, sizes, bias):
+    if not grad.is_cuda:
+        return _composed_backward(grad, x, weight, beside, sizes, bias, _in_place)
     x, beside = (None if t is None else t.contiguous() for t in (x, beside))
     return _kernels().linear_backward(grad.contiguous(), x, weight, beside, tuple(sizes), bias)
 

@@ -10,8 +10,8 @@ from cliffnn.codegen import function_source, program_of
 from cliffnn.expressions import EXPRESSIONS
 from cliffnn.operation import operation
 from cliffnn.program import Program
-from cliffnn.schedule import scheduled
-from cliffnn.statements import Call
+from cliffnn.schedule import lasting_first, postponed, scheduled
+from cliffnn.statements import CONSTANTS, Call
 
 
 def program(expression, algebra, *derivatives):
@@ -104,10 +104,16 @@ def terms(value):
     return [value.arguments] if isinstance(value, Call) else [m[1:] for m in value.args]
 
 
+def with_what_is_stored(order):
+    """An order whose inputs and outputs need no memory."""
+    return lambda vjp: order(vjp, {*CONSTANTS}.union(*vjp.inputs.values(), *vjp.outputs.values()))
+
+
+@pytest.mark.parametrize("order", [scheduled, with_what_is_stored(lasting_first), with_what_is_stored(postponed)])
 @pytest.mark.parametrize("algebra", ["R2", "R3", "R1,3"])
-def test_the_schedule_is_complete_and_saves_registers(algebra):
+def test_the_schedule_is_complete_and_saves_registers(algebra, order):
     vjp = program("gelu_weighted_geometric_product", algebra, ("x", "y", "w"))
-    order = scheduled(vjp)
+    order = order(vjp)
     plain = [(name, operands) for name, value in vjp.statements for operands in terms(value)]
     ours = [(t.name, t.value.arguments if isinstance(t.value, Call) else t.value[1:]) for t in order]
     assert sorted(ours) == sorted(plain)
