@@ -98,6 +98,12 @@ def check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], axes: str) -
         raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, wanted {wanted}: {axes}")
 
 
+def check_unmapped(name: str, index: Tensor) -> None:
+    """Complain about an index for each sample of `torch.vmap`: rows are sorted by it, once for all samples."""
+    if torch._C._functorch.is_batchedtensor(index):
+        raise ValueError(f"{name}: got one for each sample of vmap, wanted one for all; or make all samples one graph")
+
+
 def check_features(name: str, x: Tensor) -> None:
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, DTYPES))}")

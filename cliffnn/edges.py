@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliffnn.checks import check_unmapped
 from cliffnn.segments import Segments
 
 
@@ -73,6 +74,7 @@ def _check(edge_index: Tensor, nodes: int) -> None:
     if not isinstance(edge_index, Tensor) or edge_index.dtype != torch.int64:
         got = edge_index.dtype if isinstance(edge_index, Tensor) else type(edge_index).__name__
         raise TypeError(f"edge_index: got {got}, wanted a torch.Tensor of torch.int64")
+    check_unmapped("edge_index", edge_index)
     if edge_index.ndim != 2 or edge_index.shape[0] != 2:
         raise ValueError(f"edge_index: got shape {tuple(edge_index.shape)}, wanted (2, edges)")
     # a GPU would have to be waited for; there torch itself stops at such an index

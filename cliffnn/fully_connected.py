@@ -56,9 +56,8 @@ def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate
     Tensor
         ``(rows, blades, out_channels)``.
     """
-    if transformed():
-        x, y = (_gelu(x), _gelu(y)) if gate else (x, y)
-        return _plain(x, y, weight, algebra)
+    if transformed() and not torch.compiler.is_compiling():
+        return _by_torch(x, y, weight, algebra.name, gate)
     return _call("fully_connected", x, y, weight, algebra.name, gate)
 
 
@@ -297,6 +296,12 @@ def _weight(grad, x, y, algebra, gate):
     return functools.reduce(torch.add, parts).to(grad.dtype)
 
 
+def _by_torch(x, y, weight, algebra, gate):
+    """For transforms of `torch.func`, and forward mode."""
+    x, y = (_gelu(x), _gelu(y)) if gate else (x, y)
+    return _plain(x, y, weight, Algebra(algebra))
+
+
 def _read(factor: Tensor, gate: bool) -> Tensor:
     return _gelu(_widened(factor)) if gate else _widened(factor)
 
@@ -419,3 +424,4 @@ for _name, (_run, _function, _fake) in _OPERATORS.items():
     _operator = below_autograd(getattr(torch.ops.cliffnn, _name).default)
     library.impl(_name, functools.partial(_function.apply, _operator), "Autograd")
     torch.library.register_fake(f"cliffnn::{_name}", _fake, lib=library)
+library.impl("fully_connected", _by_torch, "FuncTorchDynamicLayerFrontMode")

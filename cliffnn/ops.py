@@ -72,10 +72,11 @@ def unobserved(tensors: Sequence[Tensor]) -> bool:
 
 def transformed() -> bool:
     """Whether a transform of `torch.func`, or forward mode, is at work: torch has rules for its own functions."""
-    # dynamo would take the peek for a constant that is not None
-    return not torch.compiler.is_compiling() and (
-        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    )
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+# As `torch.compiler.assume_constant_result` does, which imports the compiler: to be asked while it traces, not read.
+transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def below_autograd(operator: Callable) -> Callable:
@@ -89,11 +90,7 @@ def below_autograd(operator: Callable) -> Callable:
 
 
 def _dispatched(inputs, text, algebra, eps, generator):
-    arguments = text, algebra, eps, generator
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
-        # functorch transforms functions, not what the dispatcher calls for them
-        return _Function.apply(torch.ops.cliffnn.geometric_op.default, *arguments, *inputs)
-    return torch.ops.cliffnn.geometric_op.default(list(inputs), *arguments)
+    return torch.ops.cliffnn.geometric_op.default(list(inputs), text, algebra, eps, generator)
 
 
 @functools.cache
@@ -167,7 +164,7 @@ class _Function(_Derivative):
 
     @staticmethod
     def vmap(info, in_dims, run, text, algebra, eps, generator, *inputs):
-        outputs, dims = _batched(info, (in_dims[5:],), inputs, text, algebra, eps, generator)
+        outputs, dims = _batched(info, in_dims[5:], inputs, text, algebra, eps, generator)
         return tuple(outputs), tuple(dims)
 
     @staticmethod
@@ -215,10 +212,15 @@ def _autograd(inputs, text, algebra, eps, generator):
     return list(_Function.apply(run, text, algebra, eps, generator, *inputs))
 
 
-def _batched(info, in_dims, inputs, text, algebra, eps, generator):
+def _transformed(inputs, text, algebra, eps, generator):
+    """For transforms of `torch.func`, also in compiled code: they transform functions, not what operators call."""
+    operator = torch.ops.cliffnn.geometric_op.default
+    return list(_Function.apply(operator, text, algebra, eps, generator, *inputs))
+
+
+def _batched(info, dims, inputs, text, algebra, eps, generator):
     """The rule of `torch.vmap`: a batch of rows is so many more rows; what rows share is taken one by one."""
     op = operation(text, algebra)
-    dims = in_dims[0]
     groups = list(op.inputs.values())
     arguments = text, algebra, eps, generator
     shares = any(group.kind == "shared" for group in op.outputs.values())
@@ -254,6 +256,6 @@ def _visible(mode, operator, types, args, kwargs):
 for _key in ("CPU", "CUDA"):
     library.impl("geometric_op", _run, _key)
 library.impl("geometric_op", _autograd, "Autograd")
+library.impl("geometric_op", _transformed, "FuncTorchDynamicLayerFrontMode")
 torch.library.register_fake("cliffnn::geometric_op", _fake, lib=library)
-torch.library.register_vmap("cliffnn::geometric_op", _batched, lib=library)
 torch.library.register_torch_dispatch("cliffnn::geometric_op", FunctionalTensorMode, _visible, lib=library)

@@ -34,6 +34,9 @@ class Segments:
 
     def sum(self, x: Tensor) -> Tensor:
         """``(rows, ...)`` to ``(segments, ...)``; zero where a segment is empty."""
+        if _by_torch():
+            index, _, offsets = self.tables
+            return x.new_zeros(offsets.shape[0] - 1, *x.shape[1:]).index_add(0, index, x)
         return _choose(_Sum, _TransformableSum).apply(x, *self.tables)
 
     def max(self, x: Tensor) -> Tensor:
@@ -42,7 +45,14 @@ class Segments:
 
     def spread(self, x: Tensor) -> Tensor:
         """``(segments, ...)`` to ``(rows, ...)``: each row gets what its segment has."""
+        if _by_torch():
+            return x.index_select(0, self.tables[0])
         return _choose(_Spread, _TransformableSpread).apply(x, *self.tables)
+
+
+def _by_torch() -> bool:
+    """Compilers let no function of ours through a transform of `torch.func`: its derivatives would be lost."""
+    return torch.compiler.is_compiling() and transformed()
 
 
 def _choose(plain: Any, transformable: Any) -> Any:
@@ -112,6 +122,6 @@ class _TransformableSpread(_Transformable):
 def _reduce(x: Tensor, reduce: str, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     if reduce == "sum" and not (x.is_cuda or torch.compiler.is_compiling()):
         # six times as fast there, and in a fixed order; compiled, it is neither
-        return x.new_zeros(len(offsets) - 1, *x.shape[1:]).index_add_(0, index, x)
+        return x.new_zeros(offsets.shape[0] - 1, *x.shape[1:]).index_add_(0, index, x)
     rows = x if order is None else x.index_select(0, order)
     return torch.segment_reduce(rows, reduce, offsets=offsets, axis=0, unsafe=True)

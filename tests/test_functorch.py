@@ -8,7 +8,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, stack_module_state, vmap
 
 from cliffnn import functional as F
-from cliffnn.layers import MVLinear, SGPNormBlock
+from cliffnn.edges import Edges
+from cliffnn.layers import CliffordMessagePassing, MVLinear, SGPNormBlock
 
 # torch's own rules of forward mode, when the first is needed
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -114,6 +115,59 @@ def assert_forward_is_reverse(function, inputs, every):
             duals = [forward_ad.make_dual(x, t) for x, t in zip(leaves, tangents, strict=True)]
             got = forward_ad.unpack_dual(function(*duals)).tangent
         torch.testing.assert_close(got, sum(products))
+
+
+EDGES = torch.tensor([[0, 1, 2, 3, 1], [1, 0, 3, 2, 3]])
+
+
+def messages(x, w):
+    """Along edges, with channels weighed, averaged in nodes."""
+    edges = Edges(EDGES, 4)
+    return edges.aggregate((edges.from_target(x) * edges.from_source(x)).square() * w, "mean")
+
+
+# Each operator, and what has derivatives of its own.
+COMPILED = {
+    **{name: OTHERS[name] for name in ("linear", "fully connected", "pool")},
+    "gelu_fcgp_norm": (lambda x, w: F.gelu_fcgp_norm(x, x + 1, w, "R2"), (10, 3, CHANNELS)),
+    "gelu_sgp_norm": (lambda x, w: F.gelu_sgp_norm(x, x + 1, w, "R2"), (10, CHANNELS)),
+    "messages": (messages, (CHANNELS,)),
+}
+
+
+@pytest.mark.parametrize(("function", "shape"), COMPILED.values(), ids=COMPILED)
+def test_transforms_in_compiled_code(function, shape):
+    """A gradient inside, which is differentiated again outside, as forces are; and a batch of batches."""
+    inputs = torch.randn(4, 4, CHANNELS, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+
+    def compiled(function):
+        torch.compiler.reset()
+        return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+    def gradient(x, w):
+        return grad(lambda x: function(x, w).square().sum())(x)
+
+    def by_autograd(x, w):
+        return torch.autograd.grad(function(x, w).square().sum(), x, create_graph=True)[0]
+
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    got, wanted = compiled(gradient)(*leaves), by_autograd(*leaves)
+    torch.testing.assert_close(got, wanted)
+    second = (torch.autograd.grad(first.square().sum(), leaves) for first in (got, wanted))
+    torch.testing.assert_close(*second)
+    xs = torch.randn(3, *inputs[0].shape, dtype=torch.float64)
+    wanted = torch.stack([function(x, inputs[1]) for x in xs])
+    torch.testing.assert_close(compiled(vmap(function, (0, None)))(xs, inputs[1]), wanted)
+
+
+def test_graphs_are_no_samples():
+    x = torch.randn(3, 4, 4, CHANNELS)
+    layer = CliffordMessagePassing(CHANNELS, 3, "R2")
+    torch.testing.assert_close(vmap(layer, (0, None))(x, EDGES), torch.stack([layer(one, EDGES) for one in x]))
+    with pytest.raises(ValueError, match="edge_index: got one for each sample of vmap, wanted one for all"):
+        vmap(layer)(x, EDGES.expand(3, -1, -1))
+    with pytest.raises(ValueError, match="batch: got one for each sample of vmap, wanted one for all"):
+        vmap(lambda x, batch: F.pool(x, "R2", batch=batch, size=2))(x, torch.zeros(3, 4, dtype=torch.int64))
 
 
 @functions

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cliffnn import Algebra
+from cliffnn import Algebra, models, ops
 from cliffnn import functional as F
 from cliffnn.layers import CliffordMessagePassing, MVLayerNorm, MVSiLU, NormalizationLayer
 from cliffnn.models import CEMLP, CGENN, LorentzCGENN, O3SignedVolume, O5ConvexHull, O5Regression
@@ -95,33 +95,87 @@ def test_jets_do_not_see_each_other():
     torch.testing.assert_close(both[1:], alone)
 
 
+def jets(particles):
+    """Two jets of the particles of even and of odd numbers."""
+    momenta, scalars = torch.randn(particles, 4), torch.randn(particles, 2)
+    return momenta, scalars, a_graph(particles), torch.arange(particles) % 2, 2
+
+
+def graphs(nodes):
+    return torch.randn(nodes, 4, 2), a_graph(nodes), torch.randn(2 * nodes + 1, 4, 1)
+
+
+def a_graph(nodes):
+    return torch.randint(nodes, (2, 2 * nodes + 1))
+
+
+def systems(count):
+    return torch.randn(count, 4), torch.randn(count, 4, 3), torch.randn(count, 4, 3)
+
+
+def nbody():
+    from examples.nbody.cgenn import NBodyCGENN
+
+    return NBodyCGENN(channels=4, layers=1)
+
+
+def in_double(inputs):
+    return tuple(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)
+
+
+ROWS, EDGE = torch.export.Dim("rows"), torch.export.Dim("edge")
+BATCHES = ({0: ROWS},)
+# A model, its inputs for some size, and which of their dimensions may change.
 MODELS = {
-    "CGENN": (lambda: CGENN(2, 4, 1, 1, 1, "R2"), lambda: (torch.randn(4, 4, 2), EDGES, torch.randn(5, 4, 1))),
-    "O3SignedVolume": (lambda: O3SignedVolume(hidden_channels=4), lambda: (torch.randn(5, 3, 3),)),
+    "CEMLP": (lambda: CEMLP(3, 4, 2, "R2"), lambda rows: (torch.randn(rows, 4, 3),), BATCHES),
+    "CGENN": (lambda: CGENN(2, 4, 1, 1, 1, "R2"), graphs, ({0: ROWS}, {1: EDGE}, {0: EDGE})),
+    "O3SignedVolume": (lambda: O3SignedVolume(hidden_channels=4), lambda rows: (torch.randn(rows, 3, 3),), BATCHES),
     "LorentzCGENN": (
         lambda: LorentzCGENN(features=6, channels=2, layers=1, dropout=0.0),
-        lambda: (torch.randn(4, 4), torch.randn(4, 2), EDGES, BATCH, 2),
+        jets,
+        ({0: ROWS}, {0: ROWS}, {1: EDGE}, {0: ROWS}, None),
     ),
-    "O5ConvexHull": (lambda: O5ConvexHull(4, 3, 1), lambda: (torch.randn(5, 4, 5),)),
+    "O5ConvexHull": (lambda: O5ConvexHull(4, 3, 1), lambda rows: (torch.randn(rows, 4, 5),), BATCHES),
+    "O5Regression": (lambda: O5Regression(features=5), lambda rows: (torch.randn(rows, 2, 5),), BATCHES),
+    "NBodyCGENN": (nbody, systems, 3 * BATCHES),
 }
+every_model = pytest.mark.parametrize(("build", "make", "dynamic"), MODELS.values(), ids=MODELS)
 
 
-# Compilers take long over all steps of many products: for those the graph that they would get is enough.
-BACKENDS = {"CGENN": "eager", "O5ConvexHull": "aot_eager", "O3SignedVolume": "eager", "LorentzCGENN": "eager"}
+def test_every_model_is_here():
+    assert set(models.__all__) <= set(MODELS)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_compiled_without_breaks(name):
-    build, make = MODELS[name]
-    model, inputs = build(), make()
+@every_model
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning")  # torch.export's own use
+def test_exported_with_dynamic_sizes(build, make, dynamic):
+    model = build().double()
+    program = torch.export.export(model, in_double(make(7)), dynamic_shapes=dynamic).module()
+    for n in (7, 3, 8):
+        inputs = in_double(make(n))
+        torch.testing.assert_close(program(*inputs), model(*inputs))
+
+
+@every_model
+def test_compiled_without_breaks(build, make, dynamic, monkeypatch):
+    """One compilation for all sizes, of operators; test_compile.py compiles their steps, which takes its time."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    monkeypatch.setattr(ops, "_VISIBLE_BLADES", 0)
     torch.compiler.reset()
-    compiled = torch.compile(model, backend=BACKENDS[name], fullgraph=True)
-    got, wanted = (f(*inputs) for f in (compiled, model))
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    counter = CompileCounterWithBackend("aot_eager")
+    model = build().double()
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     parameters = list(model.parameters())
-    pairs = zip(*(torch.autograd.grad(out.square().sum(), parameters) for out in (got, wanted)), strict=True)
-    for a, b in pairs:
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    for n in (7, 3, 8):
+        inputs = in_double(make(n))
+        # or dynamo first tries to make floats dynamic too: test_compile.py
+        with torch._dynamo.config.patch(specialize_float=True):
+            got, wanted = compiled(*inputs), model(*inputs)
+        torch.testing.assert_close(got, wanted)
+        gradients = (torch.autograd.grad(out.square().sum(), parameters) for out in (got, wanted))
+        torch.testing.assert_close(*gradients)
+    assert counter.frame_count == 1
 
 
 def test_inductor(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ class CGENN(nn.Module):
         """
         edges = edge_index
         if not isinstance(edges, Edges):
-            edges = Edges(edges, len(x))
+            edges = Edges(edges, x.shape[0])
             edge_attr = None if edge_attr is None else edges.sorted(edge_attr)
         x = self.embedding(x)
         for layer in self.layers:

@@ -180,7 +180,7 @@ class LorentzCGENN(nn.Module):
         Tensor
             ``(graphs, classes)``.
         """
-        edges = edge_index if isinstance(edge_index, Edges) else Edges(edge_index, len(momenta))
+        edges = edge_index if isinstance(edge_index, Edges) else Edges(edge_index, momenta.shape[0])
         p_i, p_j = edges.from_target(momenta), edges.from_source(momenta)
         relative = F.embed(torch.stack([p_i - p_j, p_i, p_j], -1), 1, ALGEBRA)
         vectors = F.embed(momenta[..., None], 1, ALGEBRA)
