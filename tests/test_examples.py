@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import signal
@@ -61,6 +62,13 @@ def test_twenty_steps_of_each(name: str, folder: Path, capsys):
     run = folder / "runs" / name / "version_0"
     page = (run / "report.md").read_text()
     assert "| trained |" in page
+    record = record_of(run)
+    assert record["figures"] == figures
+    assert (record["steps"], record["batch"]) == (20, 4)
+    assert record["command"].startswith(f"python -m examples.{name} fit --config=")
+    assert 0 < record["seconds"] < record["cpu_seconds"]
+    assert record["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
+    assert "CPU" in record["device"]
     for picture in [*run.glob("*.png"), *run.glob("*.gif")]:
         assert picture.name in page
     assert read_curve(run / "metrics.csv", f"val/{LOSSES.get(name, 'mse')}")[0] == [10, 20]
@@ -157,6 +165,10 @@ def test_blocks_make_up_the_steps():
     assert list(Blocks(8, 4)) == [4, 4]
 
 
+def record_of(run: Path) -> dict:
+    return json.loads((run / "figures.json").read_text())
+
+
 def state_of(run: Path) -> dict:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
@@ -200,7 +212,7 @@ def test_killed_run_goes_on_to_the_same_weights(name: str, steps: int, options: 
     for key, wanted in state_of(whole)["state_dict"].items():
         assert torch.equal(state_of(cut)["state_dict"][key], wanted), key
     assert (cut / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    assert (cut / "figures.json").read_text() == (whole / "figures.json").read_text()
+    assert record_of(cut)["figures"] == record_of(whole)["figures"]
 
 
 def test_networks_train_beside_others_as_they_would_alone(folder: Path):
@@ -242,7 +254,10 @@ def test_sweep_runs_each_size_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     arguments += ["--trainer.max_steps=4", "--data.validate_every=4"]
     results = sweep.main(arguments)
     assert results[4]["trained"] != results[8]["trained"]
-    assert (folder / "runs" / "signed_volume_o3_sweep" / "error_against_size.png").stat().st_size > 0
+    made = folder / "runs" / "signed_volume_o3_sweep"
+    assert (made / "error_against_size.png").stat().st_size > 0
+    records = json.loads((made / "figures.json").read_text())["samples"]
+    assert {int(size): record["figures"] for size, record in records.items()} == results
     monkeypatch.setattr(signed_volume_o3, "main", lambda _: pytest.fail("run again"))
     assert sweep.main(arguments) == results
 
