@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear
+from examples.common.checks import within
 from examples.common.cli import Experiment
 from examples.common.data import SampledData
 from examples.common.networks import MLP, Interaction, all_pairs, invariants
@@ -47,6 +48,7 @@ class JetNetwork(nn.Module):
 
     def __init__(self, channels: int, layers: int, hidden: int):
         super().__init__()
+        within("layers", layers, 1)
         self.algebra = Algebra(ALGEBRA)
         self.embedding = MVLinear(1, channels, ALGEBRA)
         self.interactions = nn.ModuleList(Interaction(channels, ALGEBRA) for _ in range(layers))

@@ -2,8 +2,8 @@
 
     python -m examples.sweep signed_volume_o3 --config configs/signed_volume_o3_small.yaml --sizes 64 256 1024
 
-What follows the sizes goes to every run. A size whose run is finished is not run again. Table, picture and the records of
-all runs are written to the folder of their folders.
+What follows the sizes goes to every run. A size whose run is finished is not run again. Table, picture and the records
+of all runs are written to the folder of their folders.
 """
 
 from __future__ import annotations

@@ -276,26 +276,95 @@ def test_sweep_runs_each_size_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         (["--trainer.max_steps=30", "--data.validate_every=20"], "validate_every"),
         (["--ckpt_path=a_file"], "a_file"),
         (["--ckpt_path=other.ckpt"], "another model"),
+        (["--ckpt_path=weights.ckpt"], "weights alone"),
+        (["--ckpt_path=no.ckpt"], "no.ckpt"),
         (["--trainer.accelerator=gpu"], "gpu"),
         (["--trainer.precision=float7"], "float7"),
+        (["--threads=0"], "threads: got 0"),
+        (["--patience=-1"], "patience: got -1"),
+        (["--seed_everything=-1"], "-1"),
+        (["--runs=a_file"], "runs: "),
+        (["--runs=/proc/nope"], "runs: "),
+        (["--model.compile=bogus"], "bogus"),
+        (["--model.learning_rate=-1"], "model.learning_rate: got -1"),
+        (["--model.weight_decay=-1"], "model.weight_decay"),
+        (["--model.clip=-1"], "model.clip: got -1"),
+        (["--model.warmup=5"], "model.warmup: got 5.0, wanted 0 to 1"),
+        (["--model.decay=-1"], "model.decay"),
+        (["--model.evaluation_batch=0"], "model.evaluation_batch"),
+        (["--model.net.layers=0"], "layers: got 0"),
+        (["--model.net.hidden=-3"], "hidden: got -3"),
+        (["--model.net.class_path=torch.nn.Linear", "--model.net.in_features=-3", "--model.net.out_features=1"], "-3"),
+        (["--data.seed=-1"], "data.seed: got -1"),
+        (["--data.data_seed=-3"], "data.data_seed: got -3"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: got 2, wanted 1"),
+        (["--trainer.gradient_clip_val=1"], "model.clip"),
+        (["--trainer.limit_val_batches=0"], "trainer.limit_val_batches"),
+        (["--trainer.max_epochs=1"], "trainer.max_epochs"),
+        (["--trainer.enable_checkpointing=false"], "trainer.enable_checkpointing: got False, wanted null"),
+        (["--trainer.logger=false"], "trainer.logger"),
     ],
 )
 @pytest.mark.parametrize("name", ["signed_volume_o3", "forcefield_o3"])
-def test_bad_input_ends_in_one_line_and_leaves_nothing(name: str, args: list[str], message: str, folder: Path):
+def test_bad_input_ends_in_one_line_and_leaves_nothing(name: str, args: list[str], message: str, folder: Path, refused):
     if message == "gpu" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     (folder / "a_file").write_text("nothing")
     torch.save({"state_dict": {"net.weight": torch.zeros(3)}}, folder / "other.ckpt")
-    with pytest.raises(SystemExit) as error:
-        importlib.import_module(f"examples.{name}").main(
-            ["fit", f"--config={ROOT}/configs/{name}_small.yaml", *SMALL_DATA[name], *QUICK, *args]
-        )
-    text = str(error.value)
-    assert text.startswith(f"{name}: ")
-    assert message in text
-    assert "\n" not in text
-    assert len(text) < 400, text
-    assert sorted(path.name for path in folder.iterdir()) == ["a_file", "other.ckpt"]
+    module = importlib.import_module(f"examples.{name}")
+    small = ["fit", f"--config={ROOT}/configs/{name}_small.yaml", *SMALL_DATA[name], *QUICK]
+    if "weights.ckpt" in args[0]:
+        torch.save({"state_dict": module.EXPERIMENT.build(small).model.state_dict()}, folder / "weights.ckpt")
+    before = sorted(folder.iterdir())
+    line = refused(module.main, [*small, *args])
+    assert line.startswith(f"{name}: ")
+    assert message in line
+    assert len(line) < 400, line
+    assert sorted(folder.iterdir()) == before
+
+
+class Broken(nn.Module):
+    """A network with a mistake in it, which shows with so many samples."""
+
+    def __init__(self, at_samples: int):
+        super().__init__()
+        self.at_samples = at_samples
+        self.weight = nn.Parameter(torch.zeros(9))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        if len(vectors) == self.at_samples:
+            raise ValueError("a mistake of the network")
+        return vectors.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("samples", [8, 4])  # in the first evaluation, in the first step
+def test_a_run_that_fails_before_its_first_step_shows_why_and_leaves_no_folder(
+    samples: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(signed_volume_o3, "Broken", Broken, raising=False)
+    broken = [f"--model.net={{class_path: examples.signed_volume_o3.Broken, init_args: {{at_samples: {samples}}}}}"]
+    with pytest.raises(ValueError, match="a mistake of the network"):
+        signed_volume_o3.main([*VOLUME, *broken, "--data.batch_size=4", "--model.baselines=null"])
+    assert [path.name for path in folder.iterdir()] == ["data"]
+
+
+def test_a_run_that_fails_later_keeps_what_it_has(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    step = Training.step
+
+    def failing(training: Training, optimizer: torch.optim.Optimizer) -> None:
+        if training.global_step == 6:
+            raise RuntimeError("no memory")
+        step(training, optimizer)
+
+    monkeypatch.setattr(Training, "step", failing)
+    with pytest.raises(RuntimeError, match="no memory"):
+        signed_volume_o3.main([*VOLUME, "--trainer.max_steps=8", "--data.validate_every=4"])
+    assert state_of(folder / "runs" / "signed_volume_o3" / "version_0")["global_step"] == 4
+
+
+def test_nothing_is_reported_of_a_run_that_ends_before_its_first_validation(folder: Path, refused):
+    assert "before its first validation" in refused(signed_volume_o3.main, [*VOLUME, "--trainer.max_time=00:00:00:00"])
+    assert [path.name for path in folder.iterdir()] == ["data"]
 
 
 def test_unknown_command_of_the_sweep_names_the_experiments(capsys):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear, SGPNormBlock
+from examples.common.checks import within
 
 
 def two_blocks(channels: int, algebra: str) -> nn.Sequential:
@@ -74,6 +75,7 @@ class ParticleNetwork(nn.Module):
 
     def __init__(self, algebra: str, charge_grade: int, channels: int, layers: int):
         super().__init__()
+        within("layers", layers, 1)
         self.algebra = Algebra(algebra)
         self.charge_grade = charge_grade
         self.embedding = MVLinear(3, channels, algebra)
@@ -128,6 +130,7 @@ class VectorsToScalar(nn.Module):
         hidden: int | None = None,
     ):
         super().__init__()
+        within("layers", layers, 1)
         self.algebra = Algebra(algebra)
         self.embedding = MVLinear(vectors, channels, algebra)
         self.blocks = nn.Sequential(*(SGPNormBlock(channels, algebra, normalize) for _ in range(layers)))
@@ -170,6 +173,8 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, layers: int, outputs: int = 1):
         super().__init__()
+        for name, value in {"inputs": inputs, "hidden": hidden, "layers": layers, "outputs": outputs}.items():
+            within(name, value, 1)
         widths = [inputs] + [hidden] * layers
         body = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), nn.SiLU())]
         self.body = nn.Sequential(*body, nn.Linear(hidden, outputs))
