@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
 from cliffnn.testing import randomize_parameters
@@ -234,6 +237,47 @@ def test_precision_is_a_flag(precision: str):
     steps = ["--trainer.max_steps=4", "--data.validate_every=4", f"--trainer.precision={precision}"]
     figures = signed_volume_o3.main([*VOLUME, *steps])
     assert math.isfinite(figures["trained"])
+
+
+def test_seed_is_a_flag():
+    def weights(seed: int) -> torch.Tensor:
+        return nn.utils.parameters_to_vector(
+            signed_volume_o3.EXPERIMENT.build([*VOLUME, f"--seed_everything={seed}"]).model.parameters()
+        )
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_strategy_is_a_flag():
+    strategies = [
+        signed_volume_o3.EXPERIMENT.build([*VOLUME, *options]).trainer.strategy
+        for options in ([], ["--trainer.strategy=ddp"], ["--trainer.strategy=ddp_spawn"])
+    ]
+    assert [type(strategy) for strategy in strategies] == [SingleDeviceStrategy, DDPStrategy, DDPStrategy]
+    assert [strategy._start_method for strategy in strategies[1:]] == ["popen", "spawn"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own imports
+def test_compile_is_a_flag(monkeypatch: pytest.MonkeyPatch):
+    """The mode goes to torch.compile, and what it gives is trained as the plain one; inductor is left out for speed."""
+    compiler, modes = torch.compile, []
+
+    def cheap(function: Callable, mode: str) -> Callable:
+        modes.append(mode)
+        return compiler(function, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", cheap)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    steps = ["--trainer.max_steps=4", "--data.validate_every=4", "--model.net.channels=2", "--model.net.layers=1"]
+    plain = signed_volume_o3.main([*VOLUME, *steps])
+    assert not modes
+    compiled = signed_volume_o3.main([*VOLUME, *steps, "--model.compile=max-autotune"])
+    assert modes == ["max-autotune"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "one for each network"
+    for name in ("trained", "mlp"):
+        assert compiled[name] == pytest.approx(plain[name], rel=1e-4)
 
 
 def test_best_checkpoint_is_measured_and_tested_again(folder: Path):
@@ -466,6 +510,26 @@ def test_jets_fall_apart_as_stated():
     # Both labels have the same mass and momentum, so these tell nothing.
     for total in (mass, speed):
         assert jets_lorentz.area_under_curve(total, labels) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_papers_tagger_goes_by_configuration(folder: Path):
+    config = f"--config={ROOT}/configs/jets_lorentz_small.yaml"
+    net = "{class_path: examples.jets_lorentz.JetCGENN, init_args: {features: 4, channels: 2, layers: 1}}"
+    steps = ["--trainer.max_steps=4", "--data.validate_every=4"]
+    figures = jets_lorentz.main(["fit", config, f"--model.net={net}", *steps, *FEW, *QUICK])
+    assert figures["trained"] != figures["untrained"]
+    assert figures["equivariance"] < 1e-6
+    assert (
+        f"{sum(p.numel() for p in jets_lorentz.JetCGENN(4, 2, 1).parameters()):,} parameters"
+        in (folder / "runs" / "jets_lorentz" / "version_0" / "report.md").read_text()
+    )
+
+
+def test_jets_of_the_papers_tagger_do_not_mix():
+    network = jets_lorentz.JetCGENN(4, 2, 1).eval()
+    momenta, _ = jets_lorentz.JetData().draw(np.random.default_rng(0), 5).values()
+    momenta = torch.from_numpy(momenta).float()
+    torch.testing.assert_close(network(momenta)[2:3], network(momenta[2:3]))
 
 
 def test_boosts_keep_masses_and_undo_each_other():

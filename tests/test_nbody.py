@@ -122,7 +122,7 @@ def test_starting_outside_the_box_is_reflected():
 
 @pytest.mark.parametrize("changes", [{"train": 4}, {"test": 0}, {"first_frame": 2}, {"first_frame": -1}])
 def test_impossible_recipe_is_refused(changes: dict[str, int]):
-    with pytest.raises(ValueError, match=r"wanted .* got"):
+    with pytest.raises(ValueError, match=r"^data\.trajectories\.\w+.*: got .* wanted"):
         replace(SMALL, **changes)
 
 

@@ -59,6 +59,13 @@ def all_pairs(particles: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return receivers, others + (others >= receivers)
 
 
+def complete_graphs(systems: int, particles: int, device: torch.device) -> Tensor:
+    """Edges from sender to receiver, ``(2, edges)``, of all pairs in each system, one system after the other."""
+    receivers, senders = all_pairs(particles, device)
+    first = torch.arange(systems, device=device)[:, None] * particles
+    return torch.stack([(first + senders).flatten(), (first + receivers).flatten()])
+
+
 class ParticleNetwork(nn.Module):
     """Predict where particles will be, from what they carry, their positions and velocities.
 

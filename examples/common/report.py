@@ -125,7 +125,7 @@ class Report:
             Takes from a prediction what is of that grade.
         """
         algebra_ = Algebra(algebra)
-        network = copy.deepcopy(self.model.net).cpu().double()
+        network = copy.deepcopy(self.model.net).cpu().double().eval()
         *inputs, _ = (x[:100].cpu() for x in self.data.tensors("test"))
 
         def to(x: Tensor, grade: int) -> Tensor:
