@@ -86,6 +86,17 @@ def test_every_experiment_has_a_full_configuration():
         assert cli.trainer.max_steps >= 65536, name
 
 
+def test_the_gallery_cites_a_record_of_every_small_run():
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    for name in SMALL_DATA:
+        path = f"benchmarks/results/experiments/{name}.json"
+        assert f"](../{path})" in page, name
+        record = json.loads((ROOT / path).read_text())
+        assert f"examples.{name} fit --config configs/{name}_small.yaml" in record["command"]
+        assert record["commit"]
+        assert "dirty" not in record["commit"]
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
