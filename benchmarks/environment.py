@@ -13,20 +13,21 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def environment() -> dict[str, Any]:
-    """Device, versions and commit."""
+def environment(gpu: bool | None = None) -> dict[str, Any]:
+    """Device, versions and commit; None: the GPU, if there is one."""
     import torch
 
+    if gpu is None:
+        gpu = torch.cuda.is_available()
     versions = {}
     for name in ("torch", "triton", "kingdon"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name()
-        if cuda
+        if gpu
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "versions": versions,

@@ -28,6 +28,7 @@ from ase.calculators.emt import EMT
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from examples.common.checks import within
 from examples.common.cli import Experiment
 from examples.common.data import SampledData
 from examples.common.report import BASELINES, NEUTRAL, OURS, Report
@@ -71,8 +72,9 @@ class ClusterData(SampledData):
         for element in elements:
             if element not in ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au"):
                 raise ValueError(f"data.elements: got {element}, wanted Al, Ni, Cu, Pd, Ag, Pt or Au")
-        if atoms < 2:
-            raise ValueError(f"data.atoms: got {atoms}, wanted at least 2")
+        within("data.atoms", atoms, 2)
+        within("data.picoseconds", picoseconds, 0)
+        within("data.temperature", temperature, 0)
         if not 0 < coldest <= hottest:
             raise ValueError(f"data.coldest, data.hottest: got {coldest} and {hottest}, wanted 0 < coldest <= hottest")
         self.elements, self.atoms, self.temperatures = elements, atoms, (coldest, hottest)

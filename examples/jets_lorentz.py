@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear
+from cliffnn.models import LorentzCGENN
+from examples.common.checks import within
 from examples.common.cli import Experiment
 from examples.common.data import SampledData
-from examples.common.networks import MLP, Interaction, all_pairs, invariants
+from examples.common.networks import MLP, Interaction, all_pairs, complete_graphs, invariants
 from examples.common.report import BASELINES, OURS, Report
 
 ALGEBRA = "R1,3"
@@ -47,6 +49,7 @@ class JetNetwork(nn.Module):
 
     def __init__(self, channels: int, layers: int, hidden: int):
         super().__init__()
+        within("layers", layers, 1)
         self.algebra = Algebra(ALGEBRA)
         self.embedding = MVLinear(1, channels, ALGEBRA)
         self.interactions = nn.ModuleList(Interaction(channels, ALGEBRA) for _ in range(layers))
@@ -64,6 +67,32 @@ class JetNetwork(nn.Module):
         for interaction in self.interactions:
             nodes = interaction(nodes, pairs, receivers, senders)
         return self.readout(invariants(nodes, self.algebra).mean(1))
+
+
+class JetCGENN(nn.Module):
+    """A logit of the particles' four-momenta, by the top tagger of arXiv:2305.11141.
+
+    Parameters
+    ----------
+    features, channels : int
+        Invariants and multivectors in the state of a particle.
+    layers : int
+        Rounds of messages.
+    dropout : float
+        Before the last layer.
+    """
+
+    def __init__(self, features: int = 72, channels: int = 8, layers: int = 4, dropout: float = 0.2):
+        super().__init__()
+        self.network = LorentzCGENN(1, features, channels, classes=1, layers=layers, dropout=dropout)
+
+    def forward(self, momenta: Tensor) -> Tensor:
+        """From ``(jets, particles, 4)``, energy first, to ``(jets,)``."""
+        jets, particles, _ = momenta.shape
+        masses = momenta.new_zeros(jets * particles, 1)
+        edges = complete_graphs(jets, particles, momenta.device)
+        jet = torch.arange(jets, device=momenta.device).repeat_interleave(particles)
+        return self.network(momenta.flatten(0, 1), masses, edges, jet, jets).squeeze(-1)
 
 
 class JetData(SampledData):

@@ -2,7 +2,8 @@
 
     python -m examples.sweep signed_volume_o3 --config configs/signed_volume_o3_small.yaml --sizes 64 256 1024
 
-What follows the sizes goes to every run. A size whose run is finished is not run again.
+What follows the sizes goes to every run. A size whose run is finished is not run again. Table, picture and the records
+of all runs are written to the folder of their folders.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from benchmarks.environment import save
 from examples.common.cli import ROOT
 from examples.common.report import BASELINES, OURS
 
@@ -35,18 +37,23 @@ def main(args: list[str] | None = None) -> dict[int, dict[str, float]]:
 
     module = importlib.import_module(f"examples.{options.experiment}")
     folder = Path(options.runs) / f"{options.experiment}_sweep"
-    results = {}
+    records = {}
     for size in sorted(options.sizes):
         run = f"{folder.name}/{size}"
         arguments = [f"--config={options.config}", f"--runs={options.runs}", f"--run_name={run}"]
-        finished = sorted(folder.glob(f"{size}/version_*/figures.json"))
-        if finished:
-            results[size] = json.loads(finished[-1].read_text())
-        else:
+        if not finished(folder, size):
             print(f"{options.experiment}: {size} training samples", file=sys.stderr)
-            results[size] = module.main(["fit", *arguments, f"--data.limit={size}", *rest])
+            module.main(["fit", *arguments, f"--data.limit={size}", *rest])
+        records[size] = json.loads(finished(folder, size)[-1].read_text())
+    save(folder / "figures.json", {"samples": records})
+    results = {size: record["figures"] for size, record in records.items()}
     draw(options.experiment, results, folder)
     return results
+
+
+def finished(folder: Path, size: int) -> list[Path]:
+    """The records of the runs with so many samples, oldest first."""
+    return sorted(folder.glob(f"{size}/version_*/figures.json"))
 
 
 def draw(experiment: str, results: dict[int, dict[str, float]], folder: Path) -> None:

@@ -74,6 +74,20 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def refused(capsys):
+    """Gives an experiment's command line arguments that it has to refuse in one line; the line."""
+
+    def run(main, arguments):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     """Every device there is."""

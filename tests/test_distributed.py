@@ -50,7 +50,8 @@ def test_an_experiment_on_two_processes_is_that_on_one_with_twice_the_batch(tmp_
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one = run_experiment(tmp_path / "one", "--data.batch_size=8") / "version_0"
-    both = run_experiment(tmp_path / "two", "--data.batch_size=4", "--trainer.devices=2") / "version_0"
+    two_devices = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    both = run_experiment(tmp_path / "two", "--data.batch_size=4", *two_devices) / "version_0"
     for curve in ("train/mse", "train/mse/mlp", "val/mse", "val/mse/mlp"):
         steps, errors = read_curve(both / "metrics.csv", curve)
         wanted_steps, wanted = read_curve(one / "metrics.csv", curve)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
 from cliffnn.testing import randomize_parameters
@@ -61,6 +65,13 @@ def test_twenty_steps_of_each(name: str, folder: Path, capsys):
     run = folder / "runs" / name / "version_0"
     page = (run / "report.md").read_text()
     assert "| trained |" in page
+    record = record_of(run)
+    assert record["figures"] == figures
+    assert (record["steps"], record["batch"]) == (20, 4)
+    assert record["command"].startswith(f"python -m examples.{name} fit --config=")
+    assert 0 < record["seconds"] < record["cpu_seconds"]
+    assert record["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
+    assert "CPU" in record["device"]
     for picture in [*run.glob("*.png"), *run.glob("*.gif")]:
         assert picture.name in page
     assert read_curve(run / "metrics.csv", f"val/{LOSSES.get(name, 'mse')}")[0] == [10, 20]
@@ -73,6 +84,17 @@ def test_every_experiment_has_a_full_configuration():
         config = ROOT / "configs" / f"{name}.yaml"
         cli = experiment.build(["fit", f"--config={config}", "--trainer.accelerator=cpu", "--trainer.devices=1"])
         assert cli.trainer.max_steps >= 65536, name
+
+
+def test_the_gallery_cites_a_record_of_every_small_run():
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    for name in SMALL_DATA:
+        path = f"benchmarks/results/experiments/{name}.json"
+        assert f"](../{path})" in page, name
+        record = json.loads((ROOT / path).read_text())
+        assert f"examples.{name} fit --config configs/{name}_small.yaml" in record["command"]
+        assert record["commit"]
+        assert "dirty" not in record["commit"]
 
 
 def truncate(path: Path) -> None:
@@ -157,6 +179,10 @@ def test_blocks_make_up_the_steps():
     assert list(Blocks(8, 4)) == [4, 4]
 
 
+def record_of(run: Path) -> dict:
+    return json.loads((run / "figures.json").read_text())
+
+
 def state_of(run: Path) -> dict:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
@@ -200,7 +226,7 @@ def test_killed_run_goes_on_to_the_same_weights(name: str, steps: int, options: 
     for key, wanted in state_of(whole)["state_dict"].items():
         assert torch.equal(state_of(cut)["state_dict"][key], wanted), key
     assert (cut / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    assert (cut / "figures.json").read_text() == (whole / "figures.json").read_text()
+    assert record_of(cut)["figures"] == record_of(whole)["figures"]
 
 
 def test_networks_train_beside_others_as_they_would_alone(folder: Path):
@@ -224,6 +250,47 @@ def test_precision_is_a_flag(precision: str):
     assert math.isfinite(figures["trained"])
 
 
+def test_seed_is_a_flag():
+    def weights(seed: int) -> torch.Tensor:
+        return nn.utils.parameters_to_vector(
+            signed_volume_o3.EXPERIMENT.build([*VOLUME, f"--seed_everything={seed}"]).model.parameters()
+        )
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_strategy_is_a_flag():
+    strategies = [
+        signed_volume_o3.EXPERIMENT.build([*VOLUME, *options]).trainer.strategy
+        for options in ([], ["--trainer.strategy=ddp"], ["--trainer.strategy=ddp_spawn"])
+    ]
+    assert [type(strategy) for strategy in strategies] == [SingleDeviceStrategy, DDPStrategy, DDPStrategy]
+    assert [strategy._start_method for strategy in strategies[1:]] == ["popen", "spawn"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own imports
+def test_compile_is_a_flag(monkeypatch: pytest.MonkeyPatch):
+    """The mode goes to torch.compile, and what it gives is trained as the plain one; inductor is left out for speed."""
+    compiler, modes = torch.compile, []
+
+    def cheap(function: Callable, mode: str) -> Callable:
+        modes.append(mode)
+        return compiler(function, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", cheap)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    steps = ["--trainer.max_steps=4", "--data.validate_every=4", "--model.net.channels=2", "--model.net.layers=1"]
+    plain = signed_volume_o3.main([*VOLUME, *steps])
+    assert not modes
+    compiled = signed_volume_o3.main([*VOLUME, *steps, "--model.compile=max-autotune"])
+    assert modes == ["max-autotune"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "one for each network"
+    for name in ("trained", "mlp"):
+        assert compiled[name] == pytest.approx(plain[name], rel=1e-4)
+
+
 def test_best_checkpoint_is_measured_and_tested_again(folder: Path):
     steps = ["--trainer.max_steps=40", "--data.validate_every=4"]
     figures = signed_volume_o3.main([*VOLUME, *steps])
@@ -242,7 +309,10 @@ def test_sweep_runs_each_size_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     arguments += ["--trainer.max_steps=4", "--data.validate_every=4"]
     results = sweep.main(arguments)
     assert results[4]["trained"] != results[8]["trained"]
-    assert (folder / "runs" / "signed_volume_o3_sweep" / "error_against_size.png").stat().st_size > 0
+    made = folder / "runs" / "signed_volume_o3_sweep"
+    assert (made / "error_against_size.png").stat().st_size > 0
+    records = json.loads((made / "figures.json").read_text())["samples"]
+    assert {int(size): record["figures"] for size, record in records.items()} == results
     monkeypatch.setattr(signed_volume_o3, "main", lambda _: pytest.fail("run again"))
     assert sweep.main(arguments) == results
 
@@ -261,26 +331,95 @@ def test_sweep_runs_each_size_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         (["--trainer.max_steps=30", "--data.validate_every=20"], "validate_every"),
         (["--ckpt_path=a_file"], "a_file"),
         (["--ckpt_path=other.ckpt"], "another model"),
+        (["--ckpt_path=weights.ckpt"], "weights alone"),
+        (["--ckpt_path=no.ckpt"], "no.ckpt"),
         (["--trainer.accelerator=gpu"], "gpu"),
         (["--trainer.precision=float7"], "float7"),
+        (["--threads=0"], "threads: got 0"),
+        (["--patience=-1"], "patience: got -1"),
+        (["--seed_everything=-1"], "-1"),
+        (["--runs=a_file"], "runs: "),
+        (["--runs=/proc/nope"], "runs: "),
+        (["--model.compile=bogus"], "bogus"),
+        (["--model.learning_rate=-1"], "model.learning_rate: got -1"),
+        (["--model.weight_decay=-1"], "model.weight_decay"),
+        (["--model.clip=-1"], "model.clip: got -1"),
+        (["--model.warmup=5"], "model.warmup: got 5.0, wanted 0 to 1"),
+        (["--model.decay=-1"], "model.decay"),
+        (["--model.evaluation_batch=0"], "model.evaluation_batch"),
+        (["--model.net.layers=0"], "layers: got 0"),
+        (["--model.net.hidden=-3"], "hidden: got -3"),
+        (["--model.net.class_path=torch.nn.Linear", "--model.net.in_features=-3", "--model.net.out_features=1"], "-3"),
+        (["--data.seed=-1"], "data.seed: got -1"),
+        (["--data.data_seed=-3"], "data.data_seed: got -3"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: got 2, wanted 1"),
+        (["--trainer.gradient_clip_val=1"], "model.clip"),
+        (["--trainer.limit_val_batches=0"], "trainer.limit_val_batches"),
+        (["--trainer.max_epochs=1"], "trainer.max_epochs"),
+        (["--trainer.enable_checkpointing=false"], "trainer.enable_checkpointing: got False, wanted null"),
+        (["--trainer.logger=false"], "trainer.logger"),
     ],
 )
 @pytest.mark.parametrize("name", ["signed_volume_o3", "forcefield_o3"])
-def test_bad_input_ends_in_one_line_and_leaves_nothing(name: str, args: list[str], message: str, folder: Path):
+def test_bad_input_ends_in_one_line_and_leaves_nothing(name: str, args: list[str], message: str, folder: Path, refused):
     if message == "gpu" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     (folder / "a_file").write_text("nothing")
     torch.save({"state_dict": {"net.weight": torch.zeros(3)}}, folder / "other.ckpt")
-    with pytest.raises(SystemExit) as error:
-        importlib.import_module(f"examples.{name}").main(
-            ["fit", f"--config={ROOT}/configs/{name}_small.yaml", *SMALL_DATA[name], *QUICK, *args]
-        )
-    text = str(error.value)
-    assert text.startswith(f"{name}: ")
-    assert message in text
-    assert "\n" not in text
-    assert len(text) < 400, text
-    assert sorted(path.name for path in folder.iterdir()) == ["a_file", "other.ckpt"]
+    module = importlib.import_module(f"examples.{name}")
+    small = ["fit", f"--config={ROOT}/configs/{name}_small.yaml", *SMALL_DATA[name], *QUICK]
+    if "weights.ckpt" in args[0]:
+        torch.save({"state_dict": module.EXPERIMENT.build(small).model.state_dict()}, folder / "weights.ckpt")
+    before = sorted(folder.iterdir())
+    line = refused(module.main, [*small, *args])
+    assert line.startswith(f"{name}: ")
+    assert message in line
+    assert len(line) < 400, line
+    assert sorted(folder.iterdir()) == before
+
+
+class Broken(nn.Module):
+    """A network with a mistake in it, which shows with so many samples."""
+
+    def __init__(self, at_samples: int):
+        super().__init__()
+        self.at_samples = at_samples
+        self.weight = nn.Parameter(torch.zeros(9))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        if len(vectors) == self.at_samples:
+            raise ValueError("a mistake of the network")
+        return vectors.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("samples", [8, 4])  # in the first evaluation, in the first step
+def test_a_run_that_fails_before_its_first_step_shows_why_and_leaves_no_folder(
+    samples: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(signed_volume_o3, "Broken", Broken, raising=False)
+    broken = [f"--model.net={{class_path: examples.signed_volume_o3.Broken, init_args: {{at_samples: {samples}}}}}"]
+    with pytest.raises(ValueError, match="a mistake of the network"):
+        signed_volume_o3.main([*VOLUME, *broken, "--data.batch_size=4", "--model.baselines=null"])
+    assert [path.name for path in folder.iterdir()] == ["data"]
+
+
+def test_a_run_that_fails_later_keeps_what_it_has(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    step = Training.step
+
+    def failing(training: Training, optimizer: torch.optim.Optimizer) -> None:
+        if training.global_step == 6:
+            raise RuntimeError("no memory")
+        step(training, optimizer)
+
+    monkeypatch.setattr(Training, "step", failing)
+    with pytest.raises(RuntimeError, match="no memory"):
+        signed_volume_o3.main([*VOLUME, "--trainer.max_steps=8", "--data.validate_every=4"])
+    assert state_of(folder / "runs" / "signed_volume_o3" / "version_0")["global_step"] == 4
+
+
+def test_nothing_is_reported_of_a_run_that_ends_before_its_first_validation(folder: Path, refused):
+    assert "before its first validation" in refused(signed_volume_o3.main, [*VOLUME, "--trainer.max_time=00:00:00:00"])
+    assert [path.name for path in folder.iterdir()] == ["data"]
 
 
 def test_unknown_command_of_the_sweep_names_the_experiments(capsys):
@@ -382,6 +521,26 @@ def test_jets_fall_apart_as_stated():
     # Both labels have the same mass and momentum, so these tell nothing.
     for total in (mass, speed):
         assert jets_lorentz.area_under_curve(total, labels) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_papers_tagger_goes_by_configuration(folder: Path):
+    config = f"--config={ROOT}/configs/jets_lorentz_small.yaml"
+    net = "{class_path: examples.jets_lorentz.JetCGENN, init_args: {features: 4, channels: 2, layers: 1}}"
+    steps = ["--trainer.max_steps=4", "--data.validate_every=4"]
+    figures = jets_lorentz.main(["fit", config, f"--model.net={net}", *steps, *FEW, *QUICK])
+    assert figures["trained"] != figures["untrained"]
+    assert figures["equivariance"] < 1e-6
+    assert (
+        f"{sum(p.numel() for p in jets_lorentz.JetCGENN(4, 2, 1).parameters()):,} parameters"
+        in (folder / "runs" / "jets_lorentz" / "version_0" / "report.md").read_text()
+    )
+
+
+def test_jets_of_the_papers_tagger_do_not_mix():
+    network = jets_lorentz.JetCGENN(4, 2, 1).eval()
+    momenta, _ = jets_lorentz.JetData().draw(np.random.default_rng(0), 5).values()
+    momenta = torch.from_numpy(momenta).float()
+    torch.testing.assert_close(network(momenta)[2:3], network(momenta[2:3]))
 
 
 def test_boosts_keep_masses_and_undo_each_other():

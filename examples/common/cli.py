@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import pickle
-import re
+import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from examples.common.checks import within
 from examples.common.data import ExperimentData
 from examples.common.logs import ContinuedCSVLogger, StepBar
+from examples.common.mistakes import check_checkpoint, check_trainer_options, end, in_one_line
 from examples.common.report import Report
 from examples.common.training import Training
 
@@ -54,17 +54,15 @@ class Experiment:
         return cli.carry_out()
 
     def build(self, args: list[str]) -> ExperimentCLI:
-        """Make trainer, model and data; a mistake in the arguments ends the program in one line."""
+        """Make trainer, model and data."""
         name = self.data.name
         if not args or args[0] not in COMMANDS:
             args = ["fit", *args]
         if not any(arg in ("-c", "--config", "-h", "--help") or arg.startswith("--config=") for arg in args):
             args = [args[0], "--config", os.path.relpath(ROOT / "configs" / f"{name}_small.yaml"), *args[1:]]
         quiet()
-        try:
+        with in_one_line(name):
             return ExperimentCLI(self, args)
-        except (argparse.ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
-            sys.exit(f"{name}: {one_line(error)}")
 
 
 class ExperimentCLI(LightningCLI):
@@ -106,6 +104,8 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         threads = self._get(self.config, "threads")
+        within("threads", threads, 1)
+        within("patience", self._get(self.config, "patience"), 1)
         if threads is not None:
             torch.set_num_threads(threads)
         self.checkpoint = self._get(self.config, "ckpt_path")
@@ -121,7 +121,7 @@ class ExperimentCLI(LightningCLI):
         if self.subcommand == "fit":
             self.model.check(self.trainer)
         if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, self.model)
+            check_checkpoint(self.checkpoint, self.model, whole=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -129,11 +129,10 @@ class ExperimentCLI(LightningCLI):
         if self.subcommand != "fit":  # nothing is written
             self.save_config_callback = None
             return self._instantiate_trainer({**config, "logger": False, **kwargs}, [])
+        check_trainer_options(config)
         if config["logger"] is None:
             kwargs["logger"] = self.loggers()
-        callbacks: list[Callback] = []
-        if config["enable_checkpointing"] is not False:
-            callbacks += checkpoints(model)
+        callbacks: list[Callback] = [*checkpoints(model)]
         if config["enable_progress_bar"] is not False:
             callbacks.append(StepBar())
         patience = self._get(self.config, "patience")
@@ -168,15 +167,39 @@ class ExperimentCLI(LightningCLI):
                 print(f"{name} {value:.6g}")
             return results
         report = Report(self.experiment.data.name, self.trainer, self.model, self.datamodule)
-        report.before()
-        self.trainer.fit(**self.keywords)
+        with self.folder_of_the_run():
+            report.before()
+            self.trainer.fit(**self.keywords)
         folder = Path(self.trainer.log_dir or ".")  # all processes have to ask
         if not self.trainer.is_global_zero:
             return {}
+        if not (folder / "checkpoints").is_dir():
+            end(report.name, "training ended before its first validation: there is nothing to report")
         report.after(folder)
         self.experiment.describe(report)
         report.write(self.arguments)
         return report.figures
+
+    @contextmanager
+    def folder_of_the_run(self) -> Iterator[None]:
+        """Make it; if within not one step is trained, leave nothing of it behind."""
+        folder = Path(self.trainer.log_dir or ".")
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        if not missing or not self.trainer.is_global_zero:
+            yield
+            return
+        try:
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                end(self.experiment.data.name, f"runs: {folder} cannot be made: {error.strerror}")
+            yield
+        finally:
+            if self.trainer.global_step == 0:
+                shutil.rmtree(folder, ignore_errors=True)
+                for parent in missing[1:]:
+                    with suppress(OSError):  # another run has come into it
+                        parent.rmdir()
 
 
 def checkpoints(model: Training) -> list[ModelCheckpoint]:
@@ -194,28 +217,6 @@ def checkpoints(model: Training) -> list[ModelCheckpoint]:
     # After the best ones, so that it knows their scores.
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=False, enable_version_counter=False)
     return [*best, last]
-
-
-def check_checkpoint(path: str, model: LightningModule) -> None:
-    """Complain about a file that is no checkpoint, or one of another model."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
-        raise ValueError(f"ckpt_path: {path} is no checkpoint of an experiment") from None
-    wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    got = {name: tuple(x.shape) for name, x in state.items()}
-    for name in sorted(wanted.keys() | got.keys()):
-        if wanted.get(name) != got.get(name):
-            raise ValueError(
-                f"ckpt_path: {path} is of another model: {name} has shape {got.get(name, 'none')} there, "
-                f"{wanted.get(name, 'none')} here"
-            )
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without jsonargparse's list of all types that a value might have had."""
-    text = " ".join(str(error).split())
-    return re.sub(r"Does not validate against any of the Union subtypes.* Given value: ", "cannot be ", text)
 
 
 def quiet() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from examples.common.cache import Arrays, load_or_make
+from examples.common.checks import within
 
 SPLITS = ("train", "val", "test")
 
@@ -55,8 +56,8 @@ class ExperimentData(L.LightningDataModule):
         super().__init__()
         counts = {"batch_size": batch_size, "validate_every": validate_every, "block": block, "limit": limit}
         for argument, value in counts.items():
-            if value is not None and value < 1:
-                raise ValueError(f"data.{argument}: got {value}, wanted at least 1")
+            within(f"data.{argument}", value, 1)
+        within("data.seed", seed, 0)
         self.folder = Path(folder)
         if not self.folder.absolute().parent.is_dir():
             raise ValueError(f"data.folder: got {folder}, but there is no folder {self.folder.parent} to create it in")
@@ -140,8 +141,8 @@ class SampledData(ExperimentData):
         super().__init__(**options)
         self.counts = dict(zip(SPLITS, (train, val, test), strict=True))
         for split, count in self.counts.items():
-            if count < 1:
-                raise ValueError(f"data.{split}: got {count}, wanted at least 1")
+            within(f"data.{split}", count, 1)
+        within("data.data_seed", data_seed, 0)
         self.data_seed = data_seed
 
     def recipe(self) -> dict[str, Any]:

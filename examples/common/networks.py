@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn.layers import MVLinear, SGPNormBlock
+from examples.common.checks import within
 
 
 def two_blocks(channels: int, algebra: str) -> nn.Sequential:
@@ -58,6 +59,13 @@ def all_pairs(particles: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return receivers, others + (others >= receivers)
 
 
+def complete_graphs(systems: int, particles: int, device: torch.device) -> Tensor:
+    """Edges from sender to receiver, ``(2, edges)``, of all pairs in each system, one system after the other."""
+    receivers, senders = all_pairs(particles, device)
+    first = torch.arange(systems, device=device)[:, None] * particles
+    return torch.stack([(first + senders).flatten(), (first + receivers).flatten()])
+
+
 class ParticleNetwork(nn.Module):
     """Predict where particles will be, from what they carry, their positions and velocities.
 
@@ -74,6 +82,7 @@ class ParticleNetwork(nn.Module):
 
     def __init__(self, algebra: str, charge_grade: int, channels: int, layers: int):
         super().__init__()
+        within("layers", layers, 1)
         self.algebra = Algebra(algebra)
         self.charge_grade = charge_grade
         self.embedding = MVLinear(3, channels, algebra)
@@ -128,6 +137,7 @@ class VectorsToScalar(nn.Module):
         hidden: int | None = None,
     ):
         super().__init__()
+        within("layers", layers, 1)
         self.algebra = Algebra(algebra)
         self.embedding = MVLinear(vectors, channels, algebra)
         self.blocks = nn.Sequential(*(SGPNormBlock(channels, algebra, normalize) for _ in range(layers)))
@@ -170,6 +180,8 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, layers: int, outputs: int = 1):
         super().__init__()
+        for name, value in {"inputs": inputs, "hidden": hidden, "layers": layers, "outputs": outputs}.items():
+            within(name, value, 1)
         widths = [inputs] + [hidden] * layers
         body = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), nn.SiLU())]
         self.body = nn.Sequential(*body, nn.Linear(hidden, outputs))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import platform
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -19,6 +19,7 @@ from lightning import Trainer
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from benchmarks.environment import environment, save
 from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn.testing import equivariance_error, random_versor
@@ -124,7 +125,7 @@ class Report:
             Takes from a prediction what is of that grade.
         """
         algebra_ = Algebra(algebra)
-        network = copy.deepcopy(self.model.net).cpu().double()
+        network = copy.deepcopy(self.model.net).cpu().double().eval()
         *inputs, _ = (x[:100].cpu() for x in self.data.tensors("test"))
 
         def to(x: Tensor, grade: int) -> Tensor:
@@ -160,19 +161,29 @@ class Report:
         axis.legend(frameon=False, fontsize=8)
         self.picture(figure, "learning_curve", "Error against steps; faint: training.")
 
+    def record(self, arguments: list[str]) -> dict[str, Any]:
+        """The figures, and what they came from: seconds are those of training, CPU seconds those of the process."""
+        return {
+            **environment(gpu=self.trainer.strategy.root_device.type == "cuda"),
+            "command": f"python -m examples.{self.name} {' '.join(arguments)}",
+            "steps": self.trainer.global_step,
+            "batch": self.data.batch_size,
+            "parameters": sum(p.numel() for p in self.model.net.parameters()),
+            "seconds": round(self.model.seconds, 1),
+            "cpu_seconds": round(time.process_time(), 1),
+            "figures": self.figures,
+        }
+
     def write(self, arguments: list[str]) -> None:
-        """Print the tables and write the page."""
-        trained = sum(p.numel() for p in self.model.net.parameters())
-        device = self.trainer.strategy.root_device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {platform.machine()}"
+        """Print the tables, write the page and the record."""
+        record = self.record(arguments)
         facts = (
-            f"{self.trainer.global_step} steps of {self.data.batch_size} samples in {self.model.seconds:.0f} s "
-            f"on {name}, torch {torch.__version__}; {trained:,} parameters."
+            f"{record['steps']} steps of {record['batch']} samples in {record['seconds']:.0f} s on {record['device']}, "
+            f"torch {torch.__version__}; {record['parameters']:,} parameters."
         )
-        command = f"    python -m examples.{self.name} " + " ".join(arguments)
-        page = [f"# {self.name}", command, facts, *self.parts]
+        page = [f"# {self.name}", f"    {record['command']}", facts, *self.parts]
         (self.folder / "report.md").write_text("\n\n".join(page) + "\n")
-        (self.folder / "figures.json").write_text(json.dumps(self.figures, indent=1) + "\n")
+        save(self.folder / "figures.json", record)
         print("\n" + "\n".join(self.lines) + facts)
         print(f"report, pictures, checkpoints, logs and configuration in {os.path.relpath(self.folder)}")
 

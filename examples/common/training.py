@@ -14,6 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from examples.common.capture import Replayed, Streams
+from examples.common.checks import within
 from examples.common.data import ExperimentData, Schedule, Shuffle
 from examples.common.logs import ContinuedCSVLogger
 
@@ -52,8 +53,8 @@ class Training(L.LightningModule):
         Parts of the training in which the learning rate rises and falls, each as half a cosine.
     clip : float, optional
         Largest norm of a network's gradient.
-    compile : str, optional
-        A mode of `torch.compile`, as ``default`` or ``reduce-overhead``, for networks and loss; null: eager.
+    compile : {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}, optional
+        A mode of `torch.compile` for networks and loss; null: eager.
     capture : bool
         Whether a whole step, from the choice of samples to Adam, is one CUDA graph, in which the networks work side by
         side; needs a single GPU.
@@ -73,12 +74,17 @@ class Training(L.LightningModule):
         warmup: float = 0.0,
         decay: float = 0.0,
         clip: float | None = None,
-        compile: str | None = None,
+        compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None,
         capture: bool = False,
         own_order: bool = False,
         evaluation_batch: int = 2048,
     ):
         super().__init__()
+        for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip": clip}.items():
+            within(f"model.{name}", value, 0)
+        for name, value in {"warmup": warmup, "decay": decay}.items():
+            within(f"model.{name}", value, 0, 1)
+        within("model.evaluation_batch", evaluation_batch, 1)
         self.automatic_optimization = False
         self.net = net
         self.baselines = nn.ModuleDict(baselines or {})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cliffnn import functional as F
 from cliffnn.layers import MVGELU, SGP, Invariants, MVLinear
+from examples.common.checks import within
 from examples.common.networks import all_pairs
 
 ALGEBRA = "R3"
@@ -52,6 +53,8 @@ class ForceField(nn.Module):
         products: bool = True,
     ):
         super().__init__()
+        within("layers", layers, 1)
+        within("hidden", hidden, 1)
         self.embedding = MVLinear(elements, channels, ALGEBRA)
         self.edges = Edges(radial, cutoff)
         self.layers = nn.ModuleList(Layer(channels, radial, products) for _ in range(layers))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cliffnn import functional as F
 from cliffnn.models import CGENN
-from examples.common.networks import all_pairs
+from examples.common.networks import complete_graphs
 
 ALGEBRA = "R3"
 
@@ -29,11 +29,8 @@ class NBodyCGENN(nn.Module):
 
     def forward(self, charges: Tensor, positions: Tensor, velocities: Tensor) -> Tensor:
         """Shapes: charges ``(systems, particles)``, all others ``(systems, particles, 3)``."""
-        systems, particles = charges.shape
-        receivers, senders = all_pairs(particles, charges.device)
-        first = torch.arange(systems, device=charges.device)[:, None] * particles
-        edges = torch.stack([(first + senders).flatten(), (first + receivers).flatten()])
-        products = (charges[:, senders] * charges[:, receivers]).flatten()
+        edges = complete_graphs(*charges.shape, charges.device)
+        products = charges.flatten()[edges].prod(0)
 
         centred = positions - positions.mean(1, keepdim=True)
         vectors = torch.stack([centred, velocities], -1).flatten(0, 1)

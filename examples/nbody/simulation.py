@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from examples.common.checks import within
+
 TIME_STEP = 0.001
 STEPS_PER_FRAME = 100
 MAX_FORCE = 100.0
@@ -47,12 +49,14 @@ class Recipe:
     last_frame: int = 40
 
     def __post_init__(self) -> None:
+        within("data.trajectories.seed", self.seed, 0, 2**32 - 1)
         for name, available in zip(("train", "val", "test"), self.stream, strict=True):
-            wanted = getattr(self, name)
-            if not 0 < wanted <= available:
-                raise ValueError(f"{name}: wanted 1 to {available} trajectories, got {wanted}")
+            within(f"data.trajectories.{name}", getattr(self, name), 1, available)
         if not 0 <= self.first_frame <= self.last_frame:
-            raise ValueError(f"frames: wanted 0 <= first <= last, got {self.first_frame} and {self.last_frame}")
+            raise ValueError(
+                f"data.trajectories.first_frame, last_frame: got {self.first_frame} and {self.last_frame}, "
+                "wanted 0 <= first_frame <= last_frame"
+            )
 
 
 def draw_initial_states(rng: np.random.RandomState, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
