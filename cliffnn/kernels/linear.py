@@ -175,36 +175,54 @@ def linear_backward(
     if x is None:
         results = [] if weight is None else [linear(grad, weight.mT, None, sizes, beside)]
         return [*results, grad[:, 0].sum(0)] if bias else results
-    rows, blades, inputs = x.shape
-    outputs = grad.shape[2]
+    inputs, outputs = x.shape[2], grad.shape[2]
     by_torch = _by_torch(x.dtype, min(inputs, outputs))
     fused = weight is not None and max(inputs, outputs) <= _NARROW and not by_torch
+    grad_x = torch.empty_like(x) if fused else None
     totals = [x.new_empty(len(sizes), outputs, inputs)]
     if bias:
         totals.append(x.new_empty(outputs))
-    results = totals
-    if weight is not None:
-        results = [torch.empty_like(x) if fused else linear(grad, weight.mT, None, sizes, beside), *totals]
-    if rows == 0:
+    if len(x) == 0:
         for total in totals:
             total.zero_()
-        return results
-    if by_torch or min(inputs, outputs) > _WIDE:
-        partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))
-        sums(partial.view(blades, 1, -1), _starts(sizes), totals[:1])
-        if bias:
-            torch.sum(grad[:, 0], 0, out=totals[1])
-        return results
-    matrix, added = (weight, beside) if fused else (None, None)
-    given = bias, fused, added is not None
+    elif by_torch or min(inputs, outputs) > _WIDE:
+        _wide_totals(grad, x, sizes, totals)
+    else:
+        _narrow_totals(grad, x, sizes, totals, *((weight, beside, grad_x) if fused else (None, None, None)))
+    if weight is None:
+        return totals
+    # last of all: partial sums have given their memory back
+    return [linear(grad, weight.mT, None, sizes, beside) if grad_x is None else grad_x, *totals]
+
+
+def _wide_totals(grad: Tensor, x: Tensor, sizes: tuple[int, ...], totals: list[Tensor]) -> None:
+    """The gradient of the matrices, by torch's products, and that of the bias, if there is one."""
+    partial = torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))
+    sums(partial.view(x.shape[1], 1, -1), _starts(sizes), totals[:1])
+    for total in totals[1:]:
+        torch.sum(grad[:, 0], 0, out=total)
+
+
+def _narrow_totals(
+    grad: Tensor,
+    x: Tensor,
+    sizes: tuple[int, ...],
+    totals: list[Tensor],
+    weight: Tensor | None,
+    beside: Tensor | None,
+    grad_x: Tensor | None,
+) -> None:
+    """The same by a kernel, which with the matrices gives the gradient of the input too."""
+    rows, blades, inputs = x.shape
+    outputs, bias = grad.shape[2], len(totals) > 1
+    given = bias, weight is not None, beside is not None
     plan = _backward(sizes, inputs, outputs, *given, dot_precision(x), x.dtype, x.device)
     parts = min(-(-rows // plan.rows), plan.parts)
     partial = x.new_empty(blades, parts, outputs * (inputs + bias), dtype=torch.float32)
     # what a kernel does not use wants a pointer all the same
-    others = x if matrix is None else matrix.contiguous(), x if added is None else added, results[0]
+    others = x if weight is None else weight.contiguous(), *(x if t is None else t for t in (beside, grad_x))
     plan.run((parts, blades, plan.tiles), (grad, x, *others, partial, plan.grades), rows)
     sums(partial, _starts(sizes), totals)
-    return results
 
 
 def dot_precision(x: Tensor) -> str:
