@@ -166,6 +166,14 @@ def test_kernels_interpreted_on_many_tiles():
         assert reference.relative_error(got, wanted) < 2e-6
 
 
+def test_factors_on_a_device_of_little_shared_memory():
+    """A GPU of 99 KiB a program can launch the kernel of both factors' gradients too."""
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    little, much = (kernels.factors_tiles(8, 128, 128, "tf32", size * 1024) for size in (99, 227))
+    held = [3 * tiles.rows * tiles.outputs + 2 * tiles.outputs * tiles.inputs for tiles in (little, much)]
+    assert 4 * held[0] <= 99 * 1024 < 4 * held[1]
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["R2", "R1,0,1"])
 @pytest.mark.parametrize("gate", [False, True])

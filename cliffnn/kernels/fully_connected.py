@@ -24,7 +24,7 @@ from cliffnn.kernels.fully_connected_source import factors_source
 from cliffnn.kernels.fully_connected_tables import device_tables
 from cliffnn.kernels.linear import dot_precision
 from cliffnn.kernels.plan import power_of_two
-from cliffnn.kernels.prepared import Prepared, multiprocessors
+from cliffnn.kernels.prepared import Prepared, multiprocessors, shared_memory
 from cliffnn.kernels.sums import sums
 
 
@@ -60,10 +60,14 @@ def factor_tiles(inputs: int, outputs: int, itemsize: int) -> Tiles:
     return Tiles(64, _tile(outputs, 256 // itemsize), columns, 8 if columns > 32 else 4)
 
 
-def factors_tiles(blades: int, inputs: int, outputs: int, precision: str) -> Tiles:
-    """As many channels as there are registers for all blades of the factors and of their gradients."""
+def factors_tiles(blades: int, inputs: int, outputs: int, precision: str, shared: int) -> Tiles:
+    """As many channels as there are registers for all blades of the factors and of their gradients.
+
+    Of the result's gradient, a grade of which is in ``shared`` memory, as many as that holds: 3 blades of 128 channels
+    and two matrices take 108 KiB.
+    """
     # numbers that are split in parts are so in registers
-    widest = 32 if precision == "tf32x3" else 128
+    widest = 32 if precision == "tf32x3" else 128 if shared >= 128 * 1024 else 64
     return Tiles(64, _tile(outputs, widest), min(max(8, power_of_two(inputs)), 64 // blades), 4)
 
 
@@ -314,7 +318,7 @@ def fully_connected_factors(
     results = torch.empty_like(x), torch.empty_like(y)
     if rows:
         precision = dot_precision(grad)
-        tiles = tiles or factors_tiles(blades, inputs, outputs, precision)
+        tiles = tiles or factors_tiles(blades, inputs, outputs, precision, shared_memory(grad.device))
         run = _prepared(_factors_kernel(algebra), algebra, inputs, outputs, tiles, gate, precision)
         grid = (-(-rows // tiles.rows) * -(-inputs // tiles.inputs), 1, 1)
         run(grid, (grad, x, y, weight.mT.contiguous(), *results), rows)
