@@ -182,12 +182,15 @@ class CliffordMessagePassing(MVLayer):
         heard = self.receiver(x)
         # negative here, where there are fewer rows: the gradient of a difference would be negated edge by edge
         said = -heard if self.sender is None else self.sender(x)
-        if self.bias is not None:
-            heard = heard + F.embed(self.bias[None, None].to(heard.dtype), 0, self.algebra, self.grades)
+        bias = self.bias
+        if bias is not None and self.edge is None:
+            heard = heard + F.embed(bias[None, None].to(heard.dtype), 0, self.algebra, self.grades)
         # in place: what is gathered is nobody else's, and as large as all edges
         hidden = edges.from_target(heard).add_(edges.from_source(said))
         if self.edge is not None:
-            hidden = hidden.add_(self.edge(edge_attr))
+            # there the bias costs nothing
+            assert edge_attr is not None
+            hidden = hidden.add_(F.linear(edge_attr, self.edge.weight, bias, self.algebra, self.grades))
         messages = hidden if self.message is None else self.message(hidden)
         received = edges.aggregate(messages, self.aggregate)
         if self.update is None:
