@@ -40,7 +40,7 @@ class Launch:
         self.tiling = tiling
         self.tensors: tuple[str, ...] = module.TENSORS
         self.means: tuple[int, ...] = module.MEANS
-        # how many numbers of a lane its parts hand to each other
+        # how many numbers of each lane its parts hand to each other
         self.handed: int = module.HANDED
         rounded = compute_dtype(dtype) if kernel.recompute or not kernel.operation.saved else dtype
         constants = {"EPS": eps, "TOLERANCE": sign_tolerance(rounded)}
@@ -115,8 +115,9 @@ def _launch(
         tensors["totals"] = like.new_empty(1, programs, sum(totals.values()) * like.shape[-1], dtype=compute)
     for launch in launches.outputs:
         if launch.handed:
-            tiles = launch.programs(count, like.device) * launch.tiling.rows
-            tensors["handed"] = like.new_empty(tiles, launch.handed, like.shape[-1], dtype=compute)
+            # each program has one tile
+            tile_rows = launch.programs(count, like.device) * launch.tiling.rows
+            tensors["handed"] = like.new_empty(tile_rows, launch.handed, like.shape[-1], dtype=compute)
         launch(tensors, count)
     if totals:
         sums(tensors["totals"], (0, 1), [outputs[name] for name in totals])
