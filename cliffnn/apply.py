@@ -54,7 +54,7 @@ def apply(
     """
     tensors = [*rows.values(), *[value for _, value in (params or {}).values()]]
     alike = _likeness(expression, algebra, tensors, len(rows), normalize, eps, grades)
-    if alike in _found:
+    if alike is not None and alike in _found:
         inputs = [tensor if tensor.ndim > 1 else tensor[None] for tensor in tensors]
         return evaluate_unobserved(_found[alike], inputs, eps)[0]
     checked = {name: held_grades(algebra, k, f"{name}_grades") for name, k in (grades or {}).items()}

@@ -57,9 +57,31 @@ def test_second_derivatives_of_rows_that_no_tile_holds(text):
     assert_equal(text, "R2", 1, 4100)
 
 
-def test_second_derivatives_by_two_kernels():
-    """With 16 blades."""
-    assert_equal("gelu_weighted_geometric_product.norm", "R1,3", 1, 3)
+def test_second_derivatives_in_parts():
+    """With 16 blades, each output is computed from what it loads itself; programs go over many tiles."""
+    _, chosen = assert_equal("gelu_weighted_geometric_product.norm", "R1,3", 3, 3)
+    (launch,) = launches(chosen, 3).outputs
+    assert launch.handed == 16
+    assert {"handed", "totals"} < {*launch.tensors}
+
+
+def test_second_derivatives_in_parts_of_rows_that_no_tile_holds():
+    """Means come from a kernel before."""
+    _, chosen = assert_equal("weighted_geometric_product.norm", "R1,3", 1, 70)
+    assert launches(chosen, 70).sums
+
+
+def test_second_derivatives_in_parts_that_hand_nothing_over():
+    """Without a norm there is nothing that all parts need."""
+    _, chosen = assert_equal("weighted_geometric_product", "R1,3", 1, 3)
+    (launch,) = launches(chosen, 3).outputs
+    assert launch.handed == 0
+
+
+def launches(chosen, channels):
+    from cliffnn.kernels import launch
+
+    return launch._launches(chosen, channels, torch.float64, launch.shared_memory(torch.device("cpu")), 1e-6)
 
 
 def assert_equal(text, algebra, rows, channels):
@@ -69,3 +91,4 @@ def assert_equal(text, algebra, rows, channels):
     results = (module.run(chosen, inputs, 1e-6) for module in (kernels, generated))
     for name, got, wanted in zip(chosen.outputs, *results, strict=True):
         assert reference.relative_error(got, wanted) < 1e-12, name
+    return forward, chosen

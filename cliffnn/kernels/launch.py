@@ -45,7 +45,7 @@ class Launch:
         self.tiling = tiling
         self.tensors: tuple[str, ...] = module.TENSORS
         self.means: tuple[int, ...] = module.MEANS
-        # how many numbers of a lane its parts hand to each other
+        # how many numbers of each lane its parts hand to each other
         self.handed: int = module.HANDED
         self._multiprocessors = multiprocessors(device)
         rounded = compute_dtype(dtype) if kernel.recompute or not kernel.operation.saved else dtype
@@ -130,6 +130,7 @@ class Launches:
             tensors["totals"] = like.new_empty(shape, dtype=compute_dtype(like.dtype))
         for launch in self.outputs:
             if launch.handed:
+                # each program has one tile
                 shape = launch.programs(rows) * launch.tiling.rows, launch.handed, like.shape[-1]
                 tensors["handed"] = like.new_empty(shape, dtype=compute_dtype(like.dtype))
             launch(tensors, rows)

@@ -14,6 +14,7 @@ cache, and the first hands to the others what they all need, in memory that a pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -122,6 +123,11 @@ class Kernel:
             parts.insert(0, program.only({name: program.outputs[name] for name in first} | given))
         return tuple(parts)
 
+    @property
+    def again(self) -> bool:
+        """Whether coefficients are loaded for each tile: they would fill registers that sums over the rows need."""
+        return self.operation.order > 1
+
     def kind(self, name: str) -> str:
         """Of a group: as an operation has it; ``"handed"``, what a program has for itself; else scalars."""
         groups = {**self.operation.inputs, **self.operation.outputs}
@@ -138,55 +144,27 @@ def kernel_source(kernel: Kernel) -> str:
     # a program writes its share of all totals side by side
     tensors = [*dict.fromkeys((*loaded, *stored)), *(["totals"] if totals else [])]
 
-    in_tiles = {name: symbols for name, symbols in {**loaded, **stored}.items() if kernel.kind(name) in _IN_TILES}
-    before = [line for size in dict.fromkeys(map(len, in_tiles.values())) for line in offset(size)]
-    # from the second derivative on, coefficients would fill registers that sums over the rows need
-    again = operation.order > 1
-    coefficients = {name: symbols for name, symbols in loaded.items() if kernel.kind(name) == "shared"}
-    if not again:
-        for name, symbols in coefficients.items():
-            before += [_at(name, _coefficients_at(name, symbols)), *_load_shared(name, symbols)]
+    tiles = {name: symbols for name, symbols in {**loaded, **stored}.items() if kernel.kind(name) in _IN_TILES}
+    before = [line for size in dict.fromkeys(map(len, tiles.values())) for line in offset(size)]
+    if not kernel.again:
+        for name, symbols in loaded.items():
+            if kernel.kind(name) == "shared":
+                before += _straight({name: _coefficients_at(name, symbols)}, _load_shared(name, symbols))
     before += [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for symbols in totals.values() for symbol in symbols]
 
     addresses: dict[str, str] = {}
     body: list[str] = []
     for part in parts:
-        loads = _loaded(part)
-        for name, symbols in loads.items():
-            if name in coefficients and again:
-                addresses[name] = _coefficients_at(name, symbols)
-                body += _load_shared(name, symbols)
-        for name, symbols in loads.items():
-            if name in in_tiles:
-                addresses[name] = _tile_at(kernel, name, symbols)
-                body += load(name, symbols)
-        for name, symbols in loads.items():
-            if kernel.kind(name) == "scalars":
-                addresses[name] = _scalars_at(name, symbols)
-                body += _load_scalars(name, symbols)
-        body += _arithmetic(kernel, part, totals)
-        if kernel.depth is not None:
-            sums = tuple(f"sum{index}" for index in range(len(part.outputs["sums"])))
-            body += sums_over_channels(sums, [_lanes(part, symbol) for symbol in part.outputs["sums"]])
-            addresses |= _each_scalar_at("sums", sums, table=True)
-            body += _store_scalars(sums)
-        for name, symbols in part.outputs.items():
-            if name in in_tiles:
-                addresses[name] = _tile_at(kernel, name, symbols)
-                body += store(name, [_lanes(part, symbol) for symbol in symbols])
-            elif kernel.kind(name) == "scalars" and kernel.depth is None and name in stored:
-                addresses |= _each_scalar_at(name, symbols)
-                body += _store_scalars(symbols)
+        body += _part(kernel, part, totals, addresses)
         if "handed" in stored:
             body.append("tl.debug_barrier()")
 
-    # with a tile in flight the loop over tiles must be the innermost
-    in_round = again or not kernel.loop
-    tile = _round(addresses, body) if in_round else [*(_at(*each) for each in addresses.items()), *body]
+    # below it tiles are in flight, for which the loop over them must be the innermost
+    placed = _round if operation.order > 1 else _straight
+    tile = placed(addresses, body)
     after: list[str] = []
     for name, symbols in totals.items():
-        stores = _store_total(name, symbols)
-        after += _round({"totals": _total_at(name, symbols, operation)}, stores)
+        after += placed({"totals": _total_at(name, symbols, operation)}, _store_total(name, symbols))
     # one that follows another with the same rows begins with the last, which the cache may still hold
     last_first = kernel.depth is None and not kernel.whole_rows
     constants = _constants(parts)
@@ -210,6 +188,38 @@ def _loaded(program: Program) -> dict[str, tuple[str, ...]]:
     return {name: symbols for name, symbols in groups.items() if not program.used.isdisjoint(symbols)}
 
 
+def _part(kernel: Kernel, part: Program, totals: Mapping[str, Iterable[str]], addresses: dict[str, str]) -> list[str]:
+    """Lines that load, compute and store; the addresses that they use are added to the others."""
+    lines: list[str] = []
+    loads = _loaded(part)
+    for name, symbols in loads.items():
+        if kernel.kind(name) == "shared" and kernel.again:
+            addresses[name] = _coefficients_at(name, symbols)
+            lines += _load_shared(name, symbols)
+    for name, symbols in loads.items():
+        if kernel.kind(name) in _IN_TILES:
+            addresses[name] = _tile_at(kernel, name, symbols)
+            lines += load(name, symbols)
+    for name, symbols in loads.items():
+        if kernel.kind(name) == "scalars":
+            addresses[name] = _scalars_at(name, symbols)
+            lines += _load_scalars(name, symbols)
+    lines += _arithmetic(kernel, part, totals)
+    if kernel.depth is not None:
+        sums = tuple(f"sum{index}" for index in range(len(part.outputs["sums"])))
+        lines += sums_over_channels(sums, [_lanes(part, symbol) for symbol in part.outputs["sums"]])
+        addresses |= _each_scalar_at("sums", sums, table=True)
+        return lines + _store_scalars(sums)
+    for name, symbols in part.outputs.items():
+        if kernel.kind(name) in _IN_TILES:
+            addresses[name] = _tile_at(kernel, name, symbols)
+            lines += store(name, [_lanes(part, symbol) for symbol in symbols])
+        elif kernel.kind(name) == "scalars" and name != "means":
+            addresses |= _each_scalar_at(name, symbols)
+            lines += _store_scalars(symbols)
+    return lines
+
+
 def _kernel(
     tensors: list[str],
     constants: tuple[str, ...],
@@ -231,7 +241,6 @@ def _kernel(
         '@triton.jit(do_not_specialize=["rows"])',
         f"def kernel({', '.join(signature)}):",
         "    LANES: tl.constexpr = ROWS * CHANNELS",
-        "    nothing = ((rows & 1) >> 1) * 16",
         "    lane = tl.arange(0, LANES)",
         "    row = lane // CHANNELS",
         # with no more neighbours at once than a thread computes with, it loads all blades of its lanes itself
@@ -254,19 +263,27 @@ def _kernel(
     return "\n".join([*lines, *_indented(after)]) + "\n"
 
 
+def _straight(addresses: Mapping[str, str], lines: list[str]) -> list[str]:
+    """Lines with each address before it is used."""
+    result: list[str] = []
+    for line in lines:
+        if used := re.search(r"tl\.(?:load|store)\((\w+)_at,", line):
+            result.append(_at(used[1], addresses[used[1]]))
+        result.append(line)
+    return result
+
+
 def _round(addresses: Mapping[str, str], lines: list[str]) -> list[str]:
     """Lines as a loop of one round, whose addresses are its arguments.
 
     For each operation on memory the pass `TritonGPUCoalesce` looks at all that is connected with it, and for each of
-    these again, unless its addresses are arguments of a loop. LLVM sees that ``nothing`` is zero, and that there is no
-    loop.
+    these again, but not where the address is an argument of a loop. Only LLVM sees that ``nothing`` is zero: then the
+    loop is none.
     """
     steps = [f"{name}_at += nothing" for name in addresses]
-    return [
-        *(_at(name, address) for name, address in addresses.items()),
-        "for once in tl.range(0, 1 + nothing, num_stages=1):",
-        *_indented([*lines, *steps]),
-    ]
+    loop = ["for once in tl.range(0, 1 + nothing, num_stages=1):", *_indented([*lines, *steps])]
+    # a multiple of 16, as addresses are: loads and stores stay as wide
+    return [*(_at(*each) for each in addresses.items()), "nothing = ((rows & 1) >> 1) * 16", *loop]
 
 
 def _at(name: str, address: str) -> str:
