@@ -107,7 +107,7 @@ def test_gradients_of_some_inputs(needs_grad):
     reference.assert_correct(function, truth("gelu_weighted_geometric_product", "R2", True), inputs, needs_grad)
 
 
-@pytest.mark.parametrize(("algebra", "dtype"), [("R2", torch.bfloat16), ("R2", torch.float32)], ids=str)
+@pytest.mark.parametrize(("algebra", "dtype"), [("R2", torch.bfloat16), ("R3", torch.float32)], ids=str)
 def test_inductor(inductor_folder, algebra, dtype):
     """Vectorised by the channel, with a rest: 28 is no multiple of what a register holds."""
     expression = "gelu_weighted_geometric_product"

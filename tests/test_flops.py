@@ -70,6 +70,15 @@ def test_the_figures_of_a_module():
     assert 5 * 8 * 2 * 64 < product < 5 * 8 * 6 * 64
 
 
+def test_what_the_profiler_shows():
+    """It names the operator; its own table of formulas is closed."""
+    x = torch.randn(5, 4, 3)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profile:
+        F.geometric_product(x, x, "R2")
+    (operator,) = (event for event in profile.key_averages() if event.key == "cliffnn::geometric_op")
+    assert operator.flops == 0
+
+
 @pytest.mark.parametrize("first", ["cliffnn.functional", "torch.utils.flop_counter"])
 def test_either_may_be_imported_first(first):
     script = f"""

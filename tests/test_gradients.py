@@ -4,8 +4,11 @@ import pytest
 import reference
 import torch
 
+import cliffnn
 from cliffnn import Algebra
 from cliffnn import functional as F
+from cliffnn.layers import CliffordMessagePassing, MVLinear, SGPNormBlock
+from cliffnn.testing import randomize_parameters
 
 # What each function takes besides the algebra: multivectors x and y, and weights w.
 FUNCTIONS = {
@@ -60,6 +63,57 @@ def test_third_derivatives(name, algebra):
         return torch.autograd.grad((function(*inputs, algebra) * wave).sum(), inputs, create_graph=True)
 
     assert torch.autograd.gradgradcheck(gradient, inputs)
+
+
+@cliffnn.geometric_op("R2")
+def versor_action(n: "vector", x):
+    return -n * x / (n | n)
+
+
+EDGES = torch.tensor([[1, 2, 0, 1], [0, 1, 2, 0]])
+GRADES, CHANNELS = 3, 2
+# Functions of multivectors ``(3, 4, CHANNELS)`` of R2 and of what has another shape.
+ON_EVERY_DEVICE = {
+    "linear": (lambda x, w, b: F.linear(x, w, b, "R2"), [(GRADES, 3, CHANNELS), (3,)]),
+    "gelu": (lambda x: F.gelu(x, "R2"), []),
+    "gate": (lambda x: F.gate(x, "tanh", "R2"), []),
+    "silu": (lambda x, a, b: F.silu(x, a, b, "R2"), [(GRADES, CHANNELS)] * 2),
+    "msilu": (lambda x, a, b: F.msilu(x, a, b, "R2"), [(GRADES, 4, CHANNELS), (GRADES, CHANNELS)]),
+    "normalize": (lambda x, a: F.normalize(x, a, "R2"), [(GRADES, CHANNELS)]),
+    "layer_norm": (lambda x, a: F.layer_norm(x, a, "R2"), [(CHANNELS,)]),
+    "rms_norm": (lambda x: F.rms_norm(x, "R2", eps=1e-2), []),
+    "gelu_sgp_norm": (lambda x, w: F.gelu_sgp_norm(x, x + 1, w, "R2", eps=1e-2), [(10, CHANNELS)]),
+    "gelu_fcgp_norm": (lambda x, w: F.gelu_fcgp_norm(x, x + 1, w, "R2", eps=1e-2), [(10, 3, CHANNELS)]),
+    "steerable": (
+        lambda x, w, a: F.steerable_geometric_product(x, x + 1, x, w, a, "R2"),
+        [(10, CHANNELS), (GRADES, CHANNELS)],
+    ),
+    "pool": (lambda x: F.pool(x, "R2", "mean", torch.tensor([1, 0, 1], device=x.device), 2).sin(), []),
+    "geometric_op": (lambda x, n: versor_action(n, x), [(3, 2, CHANNELS)]),
+}
+
+
+@pytest.mark.parametrize(("function", "shapes"), ON_EVERY_DEVICE.values(), ids=ON_EVERY_DEVICE)
+def test_second_derivatives_on_every_device(device, function, shapes):
+    inputs = [torch.randn(shape, dtype=torch.float64).to(device) for shape in [(3, 4, CHANNELS), *shapes]]
+    assert torch.autograd.gradgradcheck(function, [x.requires_grad_() for x in inputs])
+
+
+def test_second_derivatives_of_messages_on_every_device(device):
+    layer = CliffordMessagePassing(
+        CHANNELS, 2, "R2", SGPNormBlock(2, "R2", eps=1e-2), MVLinear(4, CHANNELS, "R2"), edge_channels=1
+    )
+    layer.double().to(device)
+    randomize_parameters(layer)
+    names, values = zip(*layer.named_parameters(), strict=True)
+
+    def run(x, attributes, *parameters):
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(layer, named, (x, EDGES.to(device), attributes))
+
+    x, attributes = (torch.randn(n, 4, c, dtype=torch.float64).to(device) for n, c in ((3, CHANNELS), (4, 1)))
+    inputs = (x.requires_grad_(), attributes.requires_grad_(), *values)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("needs_grad", ["xyw", "xy", "w"])

@@ -1,5 +1,9 @@
 """The paper's models: their sizes, what they turn with, and that they compile and train."""
 
+import copy
+import io
+import pickle
+
 import pytest
 import torch
 
@@ -176,6 +180,59 @@ def test_compiled_without_breaks(build, make, dynamic, monkeypatch):
         gradients = (torch.autograd.grad(out.square().sum(), parameters) for out in (got, wanted))
         torch.testing.assert_close(*gradients)
     assert counter.frame_count == 1
+
+
+@every_model
+def test_copies_files_and_states(build, make, dynamic, device):
+    model = build().double().to(device)
+    randomize_parameters(model)
+    inputs = tuple(x.to(device) if isinstance(x, torch.Tensor) else x for x in in_double(make(7)))
+    expected = model(*inputs)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)):
+        assert torch.equal(twin(*inputs), expected)
+        assert repr(twin) == repr(model)
+    # built without memory; the other device's state
+    with torch.device("meta"):
+        twin = build().double()
+    assert all(parameter.is_meta for parameter in twin.parameters())
+    twin.load_state_dict({name: value.cpu() for name, value in model.state_dict().items()}, assign=True)
+    torch.testing.assert_close(twin(*(x.cpu() if isinstance(x, torch.Tensor) else x for x in inputs)), expected.cpu())
+    twin = twin.to_empty(device=device)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(*inputs), expected)
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(build, make, dynamic, dtype):
+    model = build().to(dtype)
+    inputs = (x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in make(7))
+    out = model(*inputs)
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        (CEMLP, (3, 4, 2, "R2")),
+        (CGENN, ()),
+        (O3SignedVolume, ()),
+        (O5ConvexHull, ()),
+        (O5Regression, ()),
+        (LorentzCGENN, ()),
+    ],
+)
+def test_skip_init(model, arguments):
+    skipped = torch.nn.utils.skip_init(model, *arguments)
+    # what the fixture `poison` fills memory with
+    assert all(p.device.type == "cpu" and p.isnan().all() for p in skipped.parameters())
+    twin = model(*arguments)
+    skipped.load_state_dict(twin.state_dict())
+    torch.testing.assert_close(dict(skipped.state_dict()), dict(twin.state_dict()))
 
 
 def test_inductor(tmp_path, monkeypatch):

@@ -39,7 +39,9 @@ LAYERS = {
     "VersorLinear": lambda channels=CHANNELS, **k: layers.VersorLinear(channels, 6, "R3", **k),
     "VersorLinear odd": lambda channels=CHANNELS, **k: layers.VersorLinear(channels, 6, "R3", odd=True, **k),
     "MSiLU": lambda channels=CHANNELS, **k: layers.MSiLU(channels, "R3", **k),
+    "CliffordMessagePassing": lambda channels=CHANNELS, **k: layers.CliffordMessagePassing(channels, 6, "R3", **k),
 }
+EDGES = torch.tensor([[0, 1], [1, 0]])
 PLAIN = {
     "MVGELU": lambda: layers.MVGELU("R3"),
     "MVGate": lambda: layers.MVGate("silu", "R3"),
@@ -54,6 +56,9 @@ PLAIN = {
 }
 
 with_parameters = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+# The map of messages has several weights, each of a layer that is here.
+OF_ONE_WEIGHT = {name: make for name, make in LAYERS.items() if name != "CliffordMessagePassing"}
+weighted = pytest.mark.parametrize("make", OF_ONE_WEIGHT.values(), ids=OF_ONE_WEIGHT)
 every = pytest.mark.parametrize("make", {**LAYERS, **PLAIN}.values(), ids={**LAYERS, **PLAIN})
 kinds = pytest.mark.parametrize("lazy", [False, True], ids=["", "lazy"])
 
@@ -65,6 +70,8 @@ def call(layer, x, seed=0):
         return layer(x, x + 1)
     if isinstance(layer, layers.MVEmbed):
         return layer(scalars=x[..., 0, :], vectors=x[..., 1:4, :], pseudoscalars=x[..., 7, :])
+    if isinstance(layer, layers.CliffordMessagePassing):
+        return layer(x.reshape(-1, BLADES, CHANNELS), EDGES.to(x.device))
     return layer(x)
 
 
@@ -80,8 +87,7 @@ def randomized(layer):
 
 
 def test_every_layer_is_here():
-    elsewhere = {"CliffordMessagePassing"}  # it takes edges too: test_message_passing.py
-    assert {name.split()[0] for name in (*LAYERS, *PLAIN)} == set(layers.__all__) - elsewhere
+    assert {name.split()[0] for name in (*LAYERS, *PLAIN)} == set(layers.__all__)
 
 
 @every
@@ -231,6 +237,7 @@ def test_without_channels_on_another_device(make):
             ("MVSiLU",),
             ("MVLayerNorm",),
             ("NormalizationLayer",),
+            ("CliffordMessagePassing", 6),
         )
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -261,7 +268,7 @@ def test_module_compile(make):
 
 
 @pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
-@with_parameters
+@weighted
 @kinds
 def test_parametrizations(make, norm, lazy):
     layer, x = make(None if lazy else CHANNELS), inputs()
@@ -307,6 +314,24 @@ def test_train_and_eval(make):
     else:
         assert torch.equal(in_evaluation, in_training)
     assert torch.equal(call(layer.train(), x), in_training)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every
+def test_states_between_devices(make):
+    """Moved there and back, and by states either way."""
+    layer, x = randomized(make()).double(), inputs(dtype=torch.float64)
+    if "Dropout" in type(layer).__name__:
+        layer.eval()  # devices draw other numbers
+    expected = call(layer, x)
+    there = copy.deepcopy(layer).cuda()
+    torch.testing.assert_close(call(there, x.cuda()).cpu(), expected)
+    for state, device in ((layer.state_dict(), "cuda"), (there.state_dict(), "cpu")):
+        twin = make().double().to(device).train(layer.training)
+        twin.load_state_dict(state)
+        torch.testing.assert_close(call(twin, x.to(device)).cpu(), expected)
+    assert torch.equal(call(there.cpu(), x), expected)
 
 
 @with_parameters
