@@ -56,7 +56,7 @@ def buffered_source(name: str, operation: Operation) -> tuple[str, int]:
 def _through_buffers(operation: Operation) -> Program:
     """The program that copies first what it reads often, and last what it has computed in a buffer.
 
-    A copy of a name, an input or an output then, is called like it, with an underscore.
+    A copy of a name, an input or an output then, is called like it, with two underscores: no argument is.
     """
     from cliffnn.statements import Call, Statement, variable
 
@@ -67,15 +67,15 @@ def _through_buffers(operation: Operation) -> Program:
         symbol for name, group in operation.inputs.items() if group.kind == "rows" for symbol in program.inputs[name]
     ]
     often = {symbol for symbol in rows if reads[symbol] > _READS}
-    inputs = {name: tuple(f"{s}_" if s in often else s for s in group) for name, group in program.inputs.items()}
-    before: list[Statement] = [(symbol, variable(f"{symbol}_")) for symbol in rows if symbol in often]
+    inputs = {name: tuple(f"{s}__" if s in often else s for s in group) for name, group in program.inputs.items()}
+    before: list[Statement] = [(symbol, variable(f"{symbol}__")) for symbol in rows if symbol in often]
     after: list[Statement] = []
     outputs = {}
     for name, group in program.outputs.items():
         kind = operation.outputs[name].kind
         later = {s for s in group if kind == "shared" or (kind == "rows" and (reads[s] or terms[s] > 1))}
-        outputs[name] = tuple(f"{s}_" if s in later else s for s in group)
-        after += [(f"{s}_", Call("total", (s,)) if kind == "shared" else variable(s)) for s in group if s in later]
+        outputs[name] = tuple(f"{s}__" if s in later else s for s in group)
+        after += [(f"{s}__", Call("total", (s,)) if kind == "shared" else variable(s)) for s in group if s in later]
     statements = (*before, *program.statements, *after)
     return replace(program, inputs=inputs, outputs=outputs, statements=statements)
 
@@ -100,7 +100,7 @@ def _small(program: Program, operation: Operation) -> frozenset[str]:
     summed = {
         name for key, group in operation.outputs.items() if group.kind == "shared" for name in program.outputs[key]
     }
-    return (program.uniform | found) - {name.removesuffix("_") for name in summed}
+    return (program.uniform | found) - {name.removesuffix("__") for name in summed}
 
 
 def _body(program: Program, terms: Sequence[Term], small: frozenset[str]) -> tuple[list[str], int]:
@@ -144,7 +144,7 @@ def _body(program: Program, terms: Sequence[Term], small: frozenset[str]) -> tup
 
 def _copied(term: Term) -> str:
     """The name that a result is only a copy of, as `_through_buffers` writes it."""
-    symbol = term.name.removesuffix("_")
+    symbol = term.name.removesuffix("__")
     return symbol if symbol != term.name and term.value == (1, symbol) else ""
 
 
