@@ -55,8 +55,11 @@ def linear_beside(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[i
     The gradient of the latter is added where the map's own is computed, before it is written.
     """
     given = _given(x, weight, bias)
-    if x.requires_grad and torch.is_grad_enabled() and unobserved(given):
-        return _LinearBeside.apply(_linear, x, weight, bias, sizes)
+    if x.requires_grad and torch.is_grad_enabled():
+        if unobserved(given):
+            return _LinearBeside.apply(_linear, x, weight, bias, sizes)
+        if x.is_cuda and not (torch.compiler.is_compiling() or transformed()):
+            return _LinearBeside.apply(_observed, x, weight, bias, sizes)
     return linear(x, weight, bias, sizes), x
 
 
@@ -154,6 +157,9 @@ def _linear_backward(grad, x, weight, beside, sizes, bias):
         return _composed_backward(grad, x, weight, beside, sizes, bias, _in_place)
     x, beside = (None if t is None else t.contiguous() for t in (x, beside))
     return _kernels().linear_backward(grad.contiguous(), x, weight, beside, tuple(sizes), bias)
+
+
+_observed = below_autograd(torch.ops.cliffnn.linear.default)
 
 
 class _Linear(torch.autograd.Function):
