@@ -14,11 +14,6 @@ from cliffnn.buffered import buffered_function
 from cliffnn.operation import Group, Operation
 from cliffnn.precision import compute_dtype, sign_tolerance
 
-# Numbers of one blade in a block of rows, at most: enough to be worth a call of torch, few enough for the cache and for
-# one thread. Calls on more than 32768 torch shares among threads that wait for each other: where other programs run,
-# for milliseconds.
-_BLOCK = 20480
-
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
     """Evaluate an operation row by row.
@@ -82,10 +77,18 @@ def _numbers(group: Group, tensor: Tensor) -> tuple[Tensor, ...]:
     return tensor.split(1, 1) if group.kind == "scalars" else tensor.unbind(1)
 
 
+def _block() -> int:
+    """Numbers of one blade in a block of rows, at most: enough to be worth a call of torch, few enough for the cache.
+
+    Torch shares calls on more than 32,768 among threads.
+    """
+    return 20480 if torch.get_num_threads() == 1 else 65536
+
+
 def _block_shape(like: Tensor) -> tuple[int, int]:
     """Rows by blocks of one size, but for the last, so that their intermediate results stay in a CPU's cache."""
     rows, _, channels = like.shape
-    blocks = -(-rows * channels // _BLOCK)
+    blocks = -(-rows * channels // _block())
     return -(-rows // max(1, blocks)), channels
 
 

@@ -26,7 +26,7 @@ def gradients(text, algebra):
 @pytest.mark.parametrize("text", TEXTS)
 def test_blocks_of_any_size_give_the_same(text, rows, block, monkeypatch):
     """As many rows as fit, the last block fewer: the same as torch code on whole tensors; inputs are only read."""
-    monkeypatch.setattr(generated, "_BLOCK", block)
+    monkeypatch.setattr(generated, "_block", lambda: block)
     forward, vjp = gradients(text, "R2")
     inputs = [numbers(group, rows, 5) for group in forward.inputs.values()]
     saved = dict(zip(forward.outputs, traceable.run(forward, inputs, 1e-6), strict=True))
