@@ -103,12 +103,12 @@ def _likeness(
 ) -> tuple | None:
     """What checks of the arguments depend on, so that those found right once need not be looked at again.
 
-    None in all but the plain case, tensors ``(rows, blades, channels)`` with the same number of rows.
+    None in all but the plain case, tensors ``(rows, blades, channels)`` with as many rows and channels as each other.
     """
     if not unobserved(tensors) or type(eps) is not float:
         return None
     first = tensors[0]
-    if autocasting(first.device.type) or any(t.ndim != 3 or t.shape[0] != first.shape[0] for t in tensors[:rows]):
+    if autocasting(first.device.type) or any(t.ndim != 3 or t.shape[::2] != first.shape[::2] for t in tensors[:rows]):
         return None
     like = [(t.shape[1:] if n < rows else t.shape, t.dtype, t.device) for n, t in enumerate(tensors)]
     alike = (expression, algebra, normalize, eps, *(grades or {}).items(), *like)

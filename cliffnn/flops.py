@@ -1,7 +1,7 @@
 """What `torch.utils.flop_counter` counts for the operators: an addition as one, a multiplication as one.
 
-As torch does, which counts two for each multiply-add of a matrix product. Roots, error functions and the sums over rows
-or channels count as nothing.
+As torch does, which counts two for each multiply-add of a matrix product. Roots, error functions, gates within fully
+connected products and sums over rows or channels count as nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from types import ModuleType
 
 import torch
 
-import cliffnn.linear  # noqa: F401  # defines the operators
+import cliffnn.fully_connected  # defines the operators
+import cliffnn.linear  # noqa: F401
+from cliffnn.algebra import Algebra
 from cliffnn.codegen import program_of
 from cliffnn.operation import operation
 
@@ -43,11 +45,45 @@ def _linear_backward(grad: torch.Size, x: torch.Size | None, weight: torch.Size 
     return 2 * prod(grad) * sum(factor[-1] for factor in (x, weight) if factor is not None)
 
 
+@functools.cache
+def _products(algebra: str) -> tuple[int, int]:
+    """Pairs of blades, and blades of all paths' products: each a product of a row with a matrix."""
+    cl = Algebra(algebra)
+    return len(cl.products), sum(cl.grade_sizes[k] for _, _, k in cl.paths)
+
+
+def _fully_connected(x: torch.Size, _: torch.Size, weight: torch.Size, algebra: str, *__, **___) -> int:
+    pairs, blades = _products(algebra)
+    return x[0] * weight[2] * (2 * pairs - blades + 2 * blades * weight[1])
+
+
+def _fully_connected_weight(grad: torch.Size, x: torch.Size, _: torch.Size, algebra: str, *__, **___) -> int:
+    pairs, blades = _products(algebra)
+    return x[0] * x[2] * (2 * pairs - blades + 2 * blades * grad[2])
+
+
+def _fully_connected_factor(
+    grad: torch.Size, other: torch.Size, weight: torch.Size, algebra: str, *_, factors: int = 1, **__
+) -> int:
+    pairs, blades = _products(algebra)
+    return other[0] * weight[2] * (factors * (2 * pairs - other[1]) + 2 * blades * weight[1])
+
+
+def _fully_connected_factors(
+    grad: torch.Size, x: torch.Size, _: torch.Size, weight: torch.Size, algebra: str, *__, **___
+) -> int:
+    return _fully_connected_factor(grad, x, weight, algebra, factors=2)
+
+
 def _register(counter: ModuleType) -> None:
     operators = torch.ops.cliffnn
     counter.register_flop_formula(operators.geometric_op)(_geometric_op)
     counter.register_flop_formula(operators.linear)(_linear)
     counter.register_flop_formula(operators.linear_backward)(_linear_backward)
+    counter.register_flop_formula(operators.fully_connected)(_fully_connected)
+    counter.register_flop_formula(operators.fully_connected_factor)(_fully_connected_factor)
+    counter.register_flop_formula(operators.fully_connected_factors)(_fully_connected_factors)
+    counter.register_flop_formula(operators.fully_connected_weight)(_fully_connected_weight)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

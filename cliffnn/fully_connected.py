@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra
-from cliffnn.ops import below_autograd, geometric_op, library, transformed, unobserved
+from cliffnn.ops import below_autograd, differentiated, geometric_op, library, transformed, unobserved
 
 library.define("fully_connected(Tensor x, Tensor y, Tensor weight, str algebra, bool gate) -> Tensor")
 library.define("fully_connected_factor(Tensor grad, Tensor other, Tensor weight, str algebra, bool left) -> Tensor")
@@ -138,7 +138,7 @@ def _call(name: str, *arguments):
     if not unobserved(tensors):
         return getattr(torch.ops.cliffnn, name).default(*arguments)
     run, function, _ = _OPERATORS[name]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if differentiated(tensors):
         return function.apply(run, *arguments)
     return run(*arguments)
 
@@ -195,7 +195,7 @@ def _products(x: Tensor, y: Tensor, algebra: Algebra) -> Iterator[tuple[slice, l
             for of_paths in of_blades
             for terms in of_paths
         ]
-        yield blades, paths, torch.stack(flat, 1).view(len(x), len(of_blades), len(paths) * x.shape[-1])
+        yield blades, paths, torch.stack(flat, 1).view(x.shape[0], len(of_blades), len(paths) * x.shape[-1])
 
 
 def _plain(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
@@ -208,7 +208,7 @@ def _plain(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
 
 
 def _plain_factor(grad: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool) -> Tensor:
-    rows, channels = len(other), weight.shape[2]
+    rows, channels = other.shape[0], weight.shape[2]
     others = other.unbind(1)
     terms: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in others]
     for blades, paths, of_blades in _terms(algebra):

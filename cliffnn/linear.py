@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cliffnn.ops import below_autograd, library, transformed, unobserved
+from cliffnn.ops import below_autograd, differentiated, library, transformed, unobserved
 
 library.define("linear(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor")
 library.define(
@@ -43,7 +43,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...
     given = _given(x, weight, bias)
     if unobserved(given):
         arguments = x, weight, bias, sizes
-        return _Linear.apply(_linear, *arguments) if _differentiated(given) else _linear(*arguments)
+        return _Linear.apply(_linear, *arguments) if differentiated(given) else _linear(*arguments)
     if not x.is_cuda or transformed():
         return _composed(x, weight, bias, sizes)
     return torch.ops.cliffnn.linear.default(x, weight, bias, sizes)
@@ -91,8 +91,9 @@ def linear_backward(
     given = _given(grad, x, weight, beside)
     arguments = grad, x, weight, beside, sizes, bias
     if unobserved(given):
-        differentiated = _differentiated(given)
-        return _LinearBackward.apply(_linear_backward, *arguments) if differentiated else _linear_backward(*arguments)
+        if differentiated(given):
+            return _LinearBackward.apply(_linear_backward, *arguments)
+        return _linear_backward(*arguments)
     if not grad.is_cuda:
         return _composed_backward(*arguments)
     return torch.ops.cliffnn.linear_backward.default(*arguments)
@@ -100,10 +101,6 @@ def linear_backward(
 
 def _given(*tensors: Tensor | None) -> list[Tensor]:
     return [tensor for tensor in tensors if tensor is not None]
-
-
-def _differentiated(tensors: Sequence[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _composed(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
@@ -206,7 +203,7 @@ class _LinearBackward(torch.autograd.Function):
             products = (of_x, weight), (x, of_weight)
             terms = [linear(a, b, None, ctx.sizes) for a, b in products if a is not None and b is not None]
             if of_bias is not None:
-                terms.append(torch.cat([of_bias.expand(len(grad), 1, -1), torch.zeros_like(grad[:, 1:])], 1))
+                terms.append(torch.cat([of_bias.expand(grad.shape[0], 1, -1), torch.zeros_like(grad[:, 1:])], 1))
             of_grad = sum(terms[1:], terms[0]) if terms else None
         factors = of_x if need_weight else None, of_weight if need_x else None
         gradients = iter(linear_backward(grad, *factors, None, ctx.sizes, False) if _given(*factors) else ())

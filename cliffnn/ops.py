@@ -48,15 +48,21 @@ def evaluate(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: float =
 
 def evaluate_unobserved(op: Operation, inputs: Sequence[Tensor], eps: float) -> Sequence[Tensor]:
     """The same past torch's dispatcher; see `unobserved`."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+    if differentiated(inputs):
         return _Unobserved.apply(op, eps, *inputs)
     return _execute(op, inputs, eps)
+
+
+def differentiated(tensors: Sequence[Tensor]) -> bool:
+    """Whether autograd has to know of what is computed of them."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def unobserved(tensors: Sequence[Tensor]) -> bool:
     """Whether an operator has nobody to tell of itself: no compiler, transform, mode or profiler, no kind of tensor.
 
-    What runs is the same; the way through torch's dispatcher costs more than a kernel on a small batch.
+    What runs is the same, but for linear maps on a CPU, which show their steps to who watches; the way through torch's
+    dispatcher costs more than a kernel on a small batch.
     """
     if (
         torch.compiler.is_compiling()

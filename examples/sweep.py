@@ -53,7 +53,8 @@ def main(args: list[str] | None = None) -> dict[int, dict[str, float]]:
 
 def finished(folder: Path, size: int) -> list[Path]:
     """The records of the runs with so many samples, oldest first."""
-    return sorted(folder.glob(f"{size}/version_*/figures.json"))
+    found = folder.glob(f"{size}/version_*/figures.json")
+    return sorted(found, key=lambda path: int(path.parent.name.removeprefix("version_")))
 
 
 def draw(experiment: str, results: dict[int, dict[str, float]], folder: Path) -> None:

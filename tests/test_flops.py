@@ -62,6 +62,25 @@ def test_the_operators_of_the_linear_map_count_as_torch_does(algebra):
     assert counted(by_operators) == wanted == 3 * 2 * rows * len(Algebra(algebra)) * ins * outs
 
 
+def test_the_fully_connected_product_by_hand():
+    """Products as of the weighted one, not added over paths; each path and blade of the result is a row of a matrix."""
+    algebra = Algebra("R2")
+    rows, ins, outs = 5, 3, 7
+    x = torch.randn(rows, 4, ins, requires_grad=True)
+    weight = torch.randn(len(algebra.paths), outs, ins, requires_grad=True)
+    terms = sum(algebra.grade_sizes[k] for _, _, k in algebra.paths)
+    products, matrices = 16 + (16 - terms), 2 * terms * outs
+    run = F.fully_connected_geometric_product
+    forward = counted(lambda: run(x, x.detach(), weight, algebra))
+    assert forward == rows * ins * (products + matrices)
+    # for x: 16 products with the other factor, added up to 4 blades
+    of_x = rows * ins * (16 + (16 - 4) + matrices)
+    assert counted(lambda: run(x, x.detach(), weight, algebra).sum().backward()) == 2 * forward + of_x
+    # both factors share the products with matrices
+    both = counted(lambda: run(x, x.clone(), weight, algebra).sum().backward())
+    assert both == 2 * forward + of_x + rows * ins * (16 + (16 - 4))
+
+
 def test_the_figures_of_a_module():
     block = SGPNormBlock(8, "R3")
     with FlopCounterMode(display=False) as counter:

@@ -220,3 +220,12 @@ def test_pytorch_geometric():
 def test_modules_of_any_kind():
     layer = CliffordMessagePassing(3, 4, "R2", nn.Identity(), aggregate="sum")
     assert layer(torch.randn(5, 4, 3), EDGES).shape == (5, 4, 4)
+
+
+def test_hooks_of_its_linear_maps():
+    """All are called, so that what is hung on them works."""
+    layer, called = CliffordMessagePassing(3, 4, "R2", edge_channels=2, difference=False), []
+    for name in ("receiver", "sender", "edge"):
+        getattr(layer, name).register_forward_hook(lambda *_, name=name: called.append(name))
+    layer(torch.randn(3, 4, 3), torch.tensor([[0, 1], [1, 2]]), torch.randn(2, 4, 2))
+    assert sorted(called) == ["edge", "receiver", "sender"]

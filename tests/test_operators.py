@@ -356,6 +356,15 @@ def test_launches_of_a_backward(device, monkeypatch, algebra, expression, launch
     assert count == launches
 
 
+@pytest.mark.parametrize("channels", [(1, 4), (4, 1)], ids=str)
+def test_broadcast_channels_twice(device, channels):
+    """What was found right is remembered; channels that broadcast are not like others."""
+    x, y = (torch.randn(5, 8, n, device=device, dtype=torch.float64) for n in channels)
+    wanted = F.geometric_product(x.expand(-1, -1, 4), y.expand(-1, -1, 4), "R3")
+    for _ in range(2):
+        torch.testing.assert_close(F.geometric_product(x, y, "R3"), wanted)
+
+
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3), (2, 1, 3), (2, 0, 3)], ids=str)
 @operators
 def test_leading_dimensions(device, lead, expression, normalize):

@@ -204,7 +204,7 @@ def _part(kernel: Kernel, part: Program, totals: Mapping[str, Iterable[str]], ad
         if kernel.kind(name) == "scalars":
             addresses[name] = _scalars_at(name, symbols)
             lines += _load_scalars(name, symbols)
-    lines += _arithmetic(kernel, part, totals)
+    lines += _arithmetic(part, totals)
     if kernel.depth is not None:
         sums = tuple(f"sum{index}" for index in range(len(part.outputs["sums"])))
         lines += sums_over_channels(sums, [_lanes(part, symbol) for symbol in part.outputs["sums"]])
@@ -294,7 +294,7 @@ def _indented(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def _arithmetic(kernel: Kernel, program: Program, totals: Mapping[str, Iterable[str]]) -> list[str]:
+def _arithmetic(program: Program, totals: Mapping[str, Iterable[str]]) -> list[str]:
     """All statements, in stages with the sums over channels between them."""
     from cliffnn.program import SINGULAR
     from cliffnn.schedule import scheduled

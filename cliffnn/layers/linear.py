@@ -116,16 +116,18 @@ class MVLinear(MVLayer):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, beside: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Multiply; ``beside`` asks for a pair, the result and ``x`` again, for what else is computed of ``x``.
+    def forward(self, x: Tensor, beside: bool = False, bias: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Multiply, and add the bias, or one that is given in its place.
 
-        The gradient of that is then added where this layer's own is computed: one pass over a tensor instead of three.
+        ``beside`` asks for a pair, the result and ``x`` again, for what else is computed of ``x``. The gradient of that
+        is then added where this layer's own is computed: one pass over a tensor instead of three. It is not to be
+        written to.
         """
         check_input(self, "x", x, self.in_channels, self.weight)
         count = self._grade_count
         weight = self.weight if self.matrices == count else self.weight.expand(count, -1, -1)
         run = linear_beside if beside else F.linear
-        return run(x, weight, self.bias, self.algebra, self.grades)
+        return run(x, weight, self.bias if bias is None else bias, self.algebra, self.grades)
 
     def extra_repr(self) -> str:
         shared = "" if self.matrices == self._grade_count else ", per_grade=False"

@@ -189,8 +189,7 @@ class CliffordMessagePassing(MVLayer):
         hidden = edges.from_target(heard).add_(edges.from_source(said))
         if self.edge is not None:
             # there the bias costs nothing
-            assert edge_attr is not None
-            hidden = hidden.add_(F.linear(edge_attr, self.edge.weight, bias, self.algebra, self.grades))
+            hidden = hidden.add_(self.edge(edge_attr, bias=bias))
         messages = hidden if self.message is None else self.message(hidden)
         received = edges.aggregate(messages, self.aggregate)
         if self.update is None:

@@ -70,7 +70,7 @@ def check_trainer_options(config: Mapping[str, Any]) -> None:
 
 
 def check_checkpoint(path: str, model: LightningModule, whole: bool) -> None:
-    """Complain about a file that is no checkpoint, one of another model, or or weights where the whole is wanted."""
+    """Complain about a file that is no checkpoint, one of another model, or weights where the whole is wanted."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = checkpoint["state_dict"]
