@@ -4,7 +4,7 @@
         [--forward 64/128/32/8 ...] [--factor ...] [--weight ...] [--flash-clifford PATH]
 
 On a GPU, float32. A tiling is ROWS/OUTPUTS/INPUTS/WARPS, for the weight's gradient ROWS/OUTPUTS/INPUTS/WARPS/RESIDENT;
-without any, those that the library chooses; of the factors' gradients only where one kernel computes both. Kernel time
+without any, what the library chooses; of the factors' gradients only where one kernel computes both. Kernel time
 is the replay of a CUDA graph over buffers that rotate past the cache. Floors: bytes that must be moved, at the copy
 bandwidth measured in the same run; and the matrix products of the definition at 400 TFLOP/s. Refuses to report on a
 case whose result or gradient is wrong.
@@ -26,6 +26,7 @@ from benchmarks.peers import import_from
 from benchmarks.timing import copy_bandwidth, loop_milliseconds, peak_bytes, replay_milliseconds
 from cliffnn import Algebra
 from cliffnn import fully_connected as operators
+from cliffnn.functional import rms_norm
 from cliffnn.kernels import fully_connected as kernels
 from cliffnn.kernels.fully_connected import Tiles
 from cliffnn.layers import FCGPNormBlock
@@ -52,14 +53,18 @@ def check(algebra: Algebra, results: Sequence[Tensor], tensors: Sequence[Tensor]
 
 
 def runs(algebra: Algebra, kind: str, tiles: Tiles | None) -> Callable[..., Sequence[Tensor]]:
-    """What is measured, of x, y, weight and the result's gradient; gradients of the factors are those before gates."""
+    """What is measured, of x, y, weight and the result's gradient."""
+    if tiles is None:
+        return {
+            "forward": lambda x, y, weight, grad: [operators._forward(x, y, weight, algebra.name, GATE)],
+            "factor": lambda x, y, weight, grad: operators._factors(grad, x, y, weight, algebra.name, GATE),
+            "weight": lambda x, y, weight, grad: [operators._weight(grad, x, y, algebra.name, GATE)],
+        }[kind]
     if kind == "forward":
         return lambda x, y, weight, grad: [kernels.fully_connected(x, y, weight, algebra, GATE, tiles)]
     if kind == "weight":
         return lambda x, y, weight, grad: [kernels.fully_connected_weight(grad, x, y, algebra, GATE, tiles)]
-    if kernels.shares_products(algebra):
-        return lambda x, y, weight, grad: kernels.fully_connected_factors(grad, x, y, weight, algebra, GATE, tiles)
-    return lambda x, y, weight, grad: operators._factors(grad, x, y, weight, algebra.name, GATE)
+    return lambda x, y, weight, grad: kernels.fully_connected_factors(grad, x, y, weight, algebra, GATE, tiles)
 
 
 def floors(algebra: Algebra, rows: int, channels: int, kind: str, bandwidth: float) -> dict[str, float]:
@@ -147,12 +152,12 @@ def block(case: str, flash_clifford: Path | None) -> dict[str, Any]:
 
 
 def _exact_block(module: FCGPNormBlock, x: Tensor) -> Tensor:
-    """In float64, by torch's own functions."""
+    """In float64, by torch's own functions; the norm, which knows every metric, by the library's code for a CPU."""
     algebra, x = module.algebra, x.double()
     y = plain.linear(algebra)(x, module.linear.weight.detach().double())
     y[:, 0] += module.linear.bias.detach().double()
     out = operators._forward(x, y, module.weight.detach().double(), algebra.name, True)
-    return plain.rms_norm(out, algebra, -2)
+    return rms_norm(out.cpu(), algebra).to(out.device)
 
 
 def _peer(path: Path, algebra: Algebra, ours: FCGPNormBlock) -> torch.nn.Module:

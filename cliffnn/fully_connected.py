@@ -16,13 +16,13 @@ nobody differentiates again is computed so, and those with respect to both facto
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cliffnn import path_products
 from cliffnn.algebra import Algebra
 from cliffnn.ops import below_autograd, differentiated, geometric_op, library, transformed, unobserved
 
@@ -34,8 +34,8 @@ library.define(
 )
 library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str algebra, bool gate) -> Tensor")
 
-# Elements of the products that are formed at a time.
-_CHUNK = 2**22
+# Channels from which matrix products of torch's are faster, on an H100 (`docs/kernels.md`).
+_WIDE = 256
 
 
 def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
@@ -57,7 +57,7 @@ def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate
         ``(rows, blades, out_channels)``.
     """
     if transformed() and not torch.compiler.is_compiling():
-        return _by_torch(x, y, weight, algebra.name, gate)
+        return _by_path(x, y, weight, algebra.name, gate)
     return _call("fully_connected", x, y, weight, algebra.name, gate)
 
 
@@ -143,10 +143,6 @@ def _call(name: str, *arguments):
     return run(*arguments)
 
 
-def _gelu(x: Tensor) -> Tensor:
-    return x * (0.5 * (1 + torch.erf(x[:, :1] * math.sqrt(0.5))))
-
-
 def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
     """The gradient with respect to x, from that with respect to `gelu` of x."""
     return geometric_op("gelu.vjp(out:x)", algebra, [x, grad])
@@ -162,152 +158,81 @@ def _one_factor(
     return _through_gelu(fully_connected_factor(grad, gated, weight, algebra, left), own, algebra)
 
 
-@functools.cache
-def _terms(algebra: Algebra) -> list[tuple[slice, list[int], list[list[list[tuple[int, int, int]]]]]]:
-    """For each grade of a result its blades, its paths, and by blade and path the products ``(a, b, sign)``."""
-    grade = algebra.grade_of_blades
-    number = {path: index for index, path in enumerate(algebra.paths)}
-    products: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    for a, b, c, sign in algebra.products:
-        products.setdefault((c, number[grade[a], grade[b], grade[c]]), []).append((a, b, sign))
-    result = []
-    for k, blades in enumerate(algebra.grade_slices):
-        paths = [index for index, path in enumerate(algebra.paths) if path[2] == k]
-        of_blades = [[products.get((c, path), []) for path in paths] for c in range(blades.start, blades.stop)]
-        result.append((blades, paths, of_blades))
-    return result
+def _kernels(x: Tensor, outputs: int) -> bool:
+    """Whether kernels are used, which form products on chip.
 
+    Most devices have no tensor cores for float64; wide matrices are faster where products are written and read.
+    """
+    if not x.is_cuda or x.dtype == torch.float64:
+        return False
+    from cliffnn.kernels.linear import dot_precision
 
-def _signed_sum(terms: list[tuple[Tensor, Tensor, int]], like: Tensor) -> Tensor:
-    """Products of pairs, added and subtracted."""
-    total = torch.zeros_like(like)
-    for n, (a, b, sign) in enumerate(sorted(terms, key=lambda term: -term[2])):
-        total = a * b * sign if n == 0 else torch.addcmul(total, a, b, value=sign)
-    return total
-
-
-def _products(x: Tensor, y: Tensor, algebra: Algebra) -> Iterator[tuple[slice, list[int], Tensor]]:
-    """For each grade its blades, its paths, and their products ``(rows, blades, paths * channels)``."""
-    xs, ys = x.unbind(1), y.unbind(1)
-    for blades, paths, of_blades in _terms(algebra):
-        flat = [
-            _signed_sum([(xs[a], ys[b], sign) for a, b, sign in terms], xs[0])
-            for of_paths in of_blades
-            for terms in of_paths
-        ]
-        yield blades, paths, torch.stack(flat, 1).view(x.shape[0], len(of_blades), len(paths) * x.shape[-1])
-
-
-def _plain(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
-    """`fully_connected` in torch's own functions: one matrix product for each grade of the result."""
-    parts = [
-        products @ weight[paths].transpose(1, 2).reshape(-1, weight.shape[1])
-        for _, paths, products in _products(x, y, algebra)
-    ]
-    return torch.cat(parts, 1)
-
-
-def _plain_factor(grad: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool) -> Tensor:
-    rows, channels = other.shape[0], weight.shape[2]
-    others = other.unbind(1)
-    terms: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in others]
-    for blades, paths, of_blades in _terms(algebra):
-        matrix = weight[paths].transpose(0, 1).reshape(weight.shape[1], -1)
-        mixed = (grad[:, blades] @ matrix).view(rows, len(of_blades) * len(paths), channels).unbind(1)
-        flat = iter(mixed)
-        for of_paths in of_blades:
-            for products in of_paths:
-                gradient = next(flat)
-                for a, b, sign in products:
-                    result, factor = (a, b) if left else (b, a)
-                    terms[result].append((gradient, others[factor], sign))
-    return torch.stack([_signed_sum(of_blade, others[0]) for of_blade in terms], 1)
-
-
-def _plain_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra) -> Tensor:
-    result: list[Tensor] = [grad] * len(algebra.paths)
-    for blades, paths, products in _products(x, y, algebra):
-        matrix = grad[:, blades].flatten(0, 1).mT @ products.flatten(0, 1)
-        of_paths = matrix.view(grad.shape[-1], len(paths), x.shape[-1]).unbind(1)
-        for path, gradient in zip(paths, of_paths, strict=True):
-            result[path] = gradient
-    return torch.stack(result)
-
-
-def _in_chunks(run: Callable[..., Tensor], algebra: Algebra, *tensors: Tensor) -> Iterator[Tensor]:
-    """Results on some rows at a time, so that the products of all paths take a bounded memory."""
-    most = max(len(blades) * len(paths) for _, paths, blades in _terms(algebra))
-    rows = max(1, _CHUNK // (most * max(t.shape[-1] for t in tensors)))
-    for parts in zip(*(t.split(rows) for t in tensors), strict=True):
-        yield run(*parts)
-
-
-def _kernels(x: Tensor) -> bool:
-    """Kernels run on tensor cores, which most devices don't have for float64."""
-    return x.is_cuda and x.dtype != torch.float64
+    wide = x.dtype == torch.float32 and min(x.shape[-1], outputs) >= _WIDE and dot_precision(x) == "tf32"
+    return not wide
 
 
 def _forward(x, y, weight, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(x):
+    if _kernels(x, weight.shape[1]):
         from cliffnn.kernels.fully_connected import fully_connected
 
         return fully_connected(x.contiguous(), y.contiguous(), weight.contiguous(), algebra, gate)
-    weight = _widened(weight)
-    parts = _in_chunks(lambda x, y: _plain(_read(x, gate), _read(y, gate), weight, algebra), algebra, x, y)
-    return torch.cat([*parts]).to(x.dtype)
+    return _by_path(x, y, weight, algebra, gate)
 
 
 def _factor(grad, other, weight, algebra, left):
     algebra = Algebra(algebra)
-    if _kernels(grad):
+    if _kernels(grad, weight.shape[2]):
         from cliffnn.kernels.fully_connected import fully_connected_factor
 
         return fully_connected_factor(grad.contiguous(), other.contiguous(), weight, algebra, left)
-    weight = _widened(weight)
-    parts = _in_chunks(
-        lambda grad, other: _plain_factor(_widened(grad), _widened(other), weight, algebra, left), algebra, grad, other
-    )
-    return torch.cat([*parts]).to(grad.dtype)
+    known = _widened(other)
+    (result,) = path_products.factors(_widened(grad), known, known, _widened(weight), algebra, ("x" if left else "y",))
+    return result.to(grad.dtype)
 
 
 def _factors(grad, x, y, weight, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(grad):
+    if _kernels(x, weight.shape[1]):
         from cliffnn.kernels.fully_connected import fully_connected_factors, shares_products
 
         if shares_products(algebra):
             return fully_connected_factors(grad.contiguous(), x.contiguous(), y.contiguous(), weight, algebra, gate)
-    return (
-        _one_factor(grad, x, y, weight, algebra, True, gate),
-        _one_factor(grad, y, x, weight, algebra, False, gate),
-    )
+        return (
+            _one_factor(grad, x, y, weight, algebra, True, gate),
+            _one_factor(grad, y, x, weight, algebra, False, gate),
+        )
+    left, right = _gated(algebra, gate, x, y)
+    gradients = path_products.factors(_widened(grad), left, right, _widened(weight), algebra)
+    if gate:
+        gradients = [_through_gelu(g, _widened(own), algebra) for g, own in zip(gradients, (x, y), strict=True)]
+    return tuple(gradient.to(grad.dtype) for gradient in gradients)
 
 
 def _weight(grad, x, y, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(grad):
+    if _kernels(x, grad.shape[-1]):
         from cliffnn.kernels.fully_connected import fully_connected_weight
 
         return fully_connected_weight(grad.contiguous(), x.contiguous(), y.contiguous(), algebra, gate)
-    parts = _in_chunks(
-        lambda grad, x, y: _plain_weight(_widened(grad), _read(x, gate), _read(y, gate), algebra), algebra, grad, x, y
-    )
-    return functools.reduce(torch.add, parts).to(grad.dtype)
+    left, right = _gated(algebra, gate, x, y)
+    return path_products.weights(_widened(grad), left, right, algebra).to(grad.dtype)
 
 
-def _by_torch(x, y, weight, algebra, gate):
-    """For transforms of `torch.func`, and forward mode."""
-    x, y = (_gelu(x), _gelu(y)) if gate else (x, y)
-    return _plain(x, y, weight, Algebra(algebra))
+def _by_path(x, y, weight, algebra, gate):
+    """Transforms of `torch.func`, and forward mode, differentiate this."""
+    algebra = Algebra(algebra)
+    left, right = _gated(algebra, gate, x, y)
+    return path_products.multiply(left, right, _widened(weight), algebra).to(x.dtype)
 
 
-def _read(factor: Tensor, gate: bool) -> Tensor:
-    return _gelu(_widened(factor)) if gate else _widened(factor)
+def _gated(algebra: Algebra, gate: bool, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """What is multiplied, in the dtype of the arithmetic."""
+    x, y = _widened(x), _widened(y)
+    return (geometric_op("gelu", algebra, [x]), geometric_op("gelu", algebra, [y])) if gate else (x, y)
 
 
 def _widened(x: Tensor) -> Tensor:
-    """In the dtype of the arithmetic."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -424,4 +349,4 @@ for _name, (_run, _function, _fake) in _OPERATORS.items():
     _operator = below_autograd(getattr(torch.ops.cliffnn, _name).default)
     library.impl(_name, functools.partial(_function.apply, _operator), "Autograd")
     torch.library.register_fake(f"cliffnn::{_name}", _fake, lib=library)
-library.impl("fully_connected", _by_torch, "FuncTorchDynamicLayerFrontMode")
+library.impl("fully_connected", _by_path, "FuncTorchDynamicLayerFrontMode")

@@ -8,7 +8,7 @@ import reference
 import torch
 from torch import nn
 
-from cliffnn import Algebra
+from cliffnn import Algebra, path_products
 from cliffnn import fully_connected as operators
 from cliffnn import functional as F
 from cliffnn.layers import FCGP, MVGELU, FCGPNormBlock, MVRMSNorm
@@ -104,7 +104,7 @@ def test_gates_on_a_cpu(name):
 
 def test_rows_in_chunks(monkeypatch):
     """Few rows at a time give what all give at once."""
-    monkeypatch.setattr(operators, "_CHUNK", 1000)
+    monkeypatch.setitem(path_products._CHUNK, "cpu", 1000)
     check(operators, 37, 5, 3, "R3", torch.float64)
 
 
