@@ -1,13 +1,14 @@
 """A step of training the paper's models: forward, backward and Adam; CGENN's own code beside ours.
 
-    python -m benchmarks.training_step [--cgenn CHECKOUT] [--case nbody/100 hulls/128 ...] [--no-compile]
+    python -m benchmarks.training_step [--cgenn CHECKOUT] [--case nbody/100 hulls/128 ...] [--no-compile] [--processor N]
 
 Cases are a model and a batch size: ``nbody`` (five charged particles, 28 channels, 3 rounds) and ``hulls`` (16 points
 in five dimensions, 32 channels, 4 products), in float32. Modes are eager and compiled, on a GPU with CUDA graphs
 (``mode="reduce-overhead"``), and there also captured: the whole step, Adam included, in one CUDA graph, of the eager
 and of the compiled model. CGENN's code runs eager, as it comes. All start from the same weights (CGENN's, if it is
 there); refuses to report if their losses or gradients differ. Times are medians over steps, the best of some rounds in
-which the modes take turns.
+which the modes take turns. With ``--processor`` all threads stay on one of the host's, so that none, as autograd's,
+wakes up where caches are cold.
 """
 
 from __future__ import annotations
@@ -155,7 +156,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=1.0, help="seconds for each column and round")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--processor", type=int, metavar="N", help="for all threads")
     arguments = parser.parse_args()
+    if arguments.processor is not None:
+        os.sched_setaffinity(0, {arguments.processor})
     torch.set_num_threads(arguments.threads)
     peer = Peer(arguments.cgenn) if arguments.cgenn else None
     results = []
@@ -167,6 +171,8 @@ def main() -> None:
             print(f"{'':12} {label}: {kernels['kernels']} kernels, {kernels['milliseconds']} ms", flush=True)
         results.append(result)
     command = "python -m benchmarks.training_step" + (" --cgenn ..." if arguments.cgenn else "")
+    if arguments.processor is not None:
+        command += f" --processor {arguments.processor}"
     write(arguments.output, command, results=results)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from cliffnn.algebra import Algebra
 from cliffnn.families import family, text_of
 from cliffnn.operation import operation
-from cliffnn.ops import evaluate
+from cliffnn.ops import evaluate, transformed
 
 # Elements of the products of all paths that are formed at a time: what a CPU's cache holds, and enough to fill a GPU.
 _CHUNK = {"cpu": 2**21, "cuda": 2**26}
@@ -39,8 +39,10 @@ def multiply(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
     def run(x: Tensor, y: Tensor) -> Tensor:
         results: dict[int, Tensor] = {}
         for (*_, k), matrix, product in zip(algebra.paths, weight, _products(x, y, algebra), strict=True):
-            flat = product.flatten(0, 1)
-            results[k] = torch.addmm(results[k], flat, matrix.mT) if k in results else flat @ matrix.mT
+            flat, so_far = product.flatten(0, 1), results.get(k)
+            # where the sum is kept unless somebody differentiates it
+            out = None if transformed() else so_far
+            results[k] = flat @ matrix.mT if so_far is None else torch.addmm(so_far, flat, matrix.mT, out=out)
         sizes = zip(algebra.grades, algebra.grade_sizes, strict=True)
         return torch.cat([results[k].view(x.shape[0], size, weight.shape[1]) for k, size in sizes], 1)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# A row of more elements than this does not fit the registers of a program.
+# A row of more elements than this does not fit the registers of a program, unless it has a multiprocessor for itself.
 _WIDEST_ROW = 8192
 # What a kernel takes beside the tiles in flight: reductions, exchange between threads.
 _OTHER_SHARED_MEMORY = 16 * 1024
@@ -115,16 +115,21 @@ def sums_tiling(blades: int, channels: int, order: int) -> Tiling:
 def _forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
     """Whole rows, unless they are too wide."""
     elements = blades * power_of_two(channels) * (2 if itemsize == 8 else 1)
-    if elements > _WIDEST_ROW:
-        return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
     width = power_of_two(channels)
+    if elements > _WIDEST_ROW:
+        if blades <= 8 and itemsize == 4 and elements <= 2 * _WIDEST_ROW:
+            # all registers of a multiprocessor, and no tile to come
+            return _tiling(channels, width, 32 // blades, (16, 16))
+        return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
     if blades <= 8 and (itemsize == 2 or (elements > 4096 and itemsize == 4)):
         # asynchronous copies, of at least four bytes, while the tile before is computed
         resident_warps = 8 if blades > 4 else 16
         return _tiling(channels, width, 4, (1, 8), 3, resident_warps, 2 * blades * itemsize, shared)
-    per_thread = max(1, 8 // blades)
-    least = 1 if blades > 8 else max(2, blades // 2)
-    return _tiling(channels, width, per_thread, (least, 16))
+    if blades > 8:
+        # in the widest rows fewer threads wait for each other
+        per_thread = 2 if blades == 16 and width >= 256 and itemsize <= 4 else 1
+        return _tiling(channels, width, per_thread, (1, 16), vector=1)
+    return _tiling(channels, width, max(1, 8 // blades), (max(2, blades // 2), 16))
 
 
 def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
