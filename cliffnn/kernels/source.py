@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -109,20 +109,38 @@ class Kernel:
         """What it computes, one after the other.
 
         The first part gives to the others the means, and the names before the cut, ``handed``. The gradients with
-        respect to cotangents are by the way there.
+        respect to cotangents are by the way there, and those of coefficients where the last of the others is.
         """
-        program = self.program
-        first = [name for name in program.outputs if name.startswith(gradient_name(self.operation.order, "grad"))]
+        from cliffnn.shared_sums import with_shared_sums
+
+        program, bar = self.program, gradient_name(self.operation.order, "")
+        first = [name for name in program.outputs if name.startswith(bar + "grad")]
         others = [name for name in program.outputs if name not in first]
         if not self.apart or len(others) < 2:
             return (program,)
         means = tuple(name for of_depth in program.means for name in of_depth)
         given = {name: symbols for name, symbols in (("means", means), ("handed", program.cut)) if symbols}
         rest = program.given(given, means)
-        parts = [rest.only({name: program.outputs[name]}) for name in others]
+        coefficients = {s for name, group in program.inputs.items() if self.kind(name) == "shared" for s in group}
+        # all coefficients are loaded before any is needed: registers are free for them once the rest is done with
+        late = rest.depending_on(coefficients).union(*rest.outputs.values())
+        rest = replace(rest, cut=tuple(name for name, _ in rest.statements if name not in late))
+
+        totals = [name for name in others if self.kind(name) == "shared"]
+        groups = [[name] for name in others if name not in totals] or [[]]
+        last = groups[-1][-1:]
+        groups[-1] += totals
+        parts = [rest.only({name: program.outputs[name] for name in group}) for group in groups]
         if first or given:
             parts.insert(0, program.only({name: program.outputs[name] for name in first} | given))
-        return tuple(parts)
+        factors = {s for name in last for s in self._tangents(name.removeprefix(bar))}
+        return tuple(with_shared_sums(part, factors, coefficients) for part in parts)
+
+    def _tangents(self, name: str) -> tuple[str, ...]:
+        """An input and the cotangents of all its gradients, which take its place in products."""
+        orders = range(2, self.operation.order + 1)
+        names = [name, *(gradient_name(order, gradient_name(order - 1, name)) for order in orders)]
+        return tuple(symbol for each in names for symbol in self.program.inputs.get(each, ()))
 
     @property
     def again(self) -> bool:
