@@ -239,6 +239,12 @@ class Program:
                 found.add(name)
         return found
 
+    def before(self, symbols: Iterable[str]) -> tuple[str, ...]:
+        """The names that depend on none of some symbols, but are read where others do."""
+        later = self.depending_on(symbols)
+        read = {operand for name, value in self.statements if name in later for operand in operands(value)}
+        return tuple(name for name, _ in self.statements if name in read - later)
+
     @cached_property
     def used(self) -> frozenset[str]:
         """The names that some statement, or the result, reads."""

@@ -42,7 +42,7 @@ def with_shared_sums(program: Program, factors: Iterable[str], coefficients: Ite
             value = summed(_times(builder, factor, each) for factor, each in sums.items())
         builder.assign(name, value)
     other = replace(program, statements=tuple(builder.statements)).pruned()
-    return min(program, other, key=lambda each: each.operations)
+    return min(program, other, key=lambda each: sum(each.operations))
 
 
 def _linear(statements: Iterable[Statement], factors: Set[str]) -> dict[str, Polynomial]:
@@ -68,7 +68,7 @@ def _by_factor(value: Value, products: Mapping[str, Polynomial], factors: Set[st
             others.remove(factor)
             term = Polynomial([[coefficient * inner, *sorted((*names, *others))]])
             sums[factor] = sums.get(factor, Polynomial([])) + term
-    return sums
+    return {factor: each for factor, each in sums.items() if each}
 
 
 def _times(builder: Builder, factor: str, value: Polynomial) -> Polynomial:
