@@ -113,7 +113,7 @@ class Program:
         builder = Builder(taken | set(CONSTANTS), self.statements)
         adjoints = {symbol: variable(bar + symbol) for name in of for symbol in self.outputs[name]}
 
-        needed = self._depending_on({symbol for name in wrt for symbol in self.inputs[name]})
+        needed = self.depending_on({symbol for name in wrt for symbol in self.inputs[name]})
         norms = {norm.scale: norm for norm in self.norms}
         normed = {name for norm in self.norms for name in norm.after}
 
@@ -223,6 +223,28 @@ class Program:
                 found.update(operands(value))
         return frozenset(found)
 
+    def depending_on(self, symbols: Iterable[str]) -> set[str]:
+        """Some names and all that are computed from them."""
+        found = set(symbols)
+        for name, value in self.statements:
+            if not found.isdisjoint(operands(value)):
+                found.add(name)
+        return found
+
+    def depending_only_on(self, symbols: Iterable[str]) -> set[str]:
+        """Some names and all that are computed from no others."""
+        found = set(symbols)
+        for name, value in self.statements:
+            if operands(value) and found.issuperset(operands(value)):
+                found.add(name)
+        return found
+
+    def before(self, symbols: Iterable[str]) -> tuple[str, ...]:
+        """The names that depend on none of some symbols, but are read where others do."""
+        later = self.depending_on(symbols)
+        read = {operand for name, value in self.statements if name in later for operand in operands(value)}
+        return tuple(name for name, _ in self.statements if name in read - later)
+
     @cached_property
     def used(self) -> frozenset[str]:
         """The names that some statement, or the result, reads."""
@@ -254,13 +276,6 @@ class Program:
         found: dict[str, int] = {}
         for name, value in self.statements:
             found[name] = max((found.get(operand, 0) for operand in operands(value)), default=0) + _is_mean(value)
-        return found
-
-    def _depending_on(self, symbols: set[str]) -> set[str]:
-        found = set(symbols)
-        for name, value in self.statements:
-            if not found.isdisjoint(operands(value)):
-                found.add(name)
         return found
 
     @property

@@ -11,6 +11,7 @@ from cliffnn.expressions import EXPRESSIONS
 from cliffnn.operation import operation
 from cliffnn.program import Program
 from cliffnn.schedule import lasting_first, postponed, scheduled
+from cliffnn.shared_sums import with_shared_sums
 from cliffnn.statements import CONSTANTS, Call
 
 
@@ -83,6 +84,21 @@ def test_second_derivative_of_a_program():
     outputs = [symbol for group in second.outputs.values() for symbol in group]
     for symbol, output in zip(forward.inputs["x"], outputs, strict=True):
         assert sympy.simplify(hessian[output] - sympy.diff(scalar, symbol)) == 0
+
+
+@pytest.mark.parametrize("algebra", ["R2", "R1,1", "R0,0,1"])
+def test_sums_that_gradients_share_are_the_same_gradients_with_fewer_operations(algebra):
+    vjp = program("weighted_geometric_product", algebra, ("y", "w"))
+    shared = with_shared_sums(vjp, vjp.inputs["y"], vjp.inputs["w"])
+    assert shared.operations < vjp.operations
+    wanted = evaluated(vjp)
+    for symbol, got in evaluated(shared).items():
+        assert sympy.expand(got - wanted[symbol]) == 0
+
+
+def test_sums_of_one_gradient_alone_stay():
+    vjp = program("weighted_geometric_product", "R2", ("x",))
+    assert with_shared_sums(vjp, vjp.inputs["y"], vjp.inputs["w"]) is vjp
 
 
 def alive_at_most(program, order):

@@ -71,6 +71,32 @@ def test_second_derivatives_in_parts_of_rows_that_no_tile_holds():
     assert launches(chosen, 70).sums
 
 
+def test_second_derivatives_in_parts_of_wide_rows():
+    """Rows that fill the registers of a multiprocessor need no kernel before, but parts."""
+    _, chosen = assert_equal("weighted_geometric_product.norm", "R3", 2, 130)
+    found = launches(chosen, 130)
+    assert not found.sums
+    assert found.outputs[0].handed == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("gelu_weighted_geometric_product.norm", ["grad_out", "x", "y w"]),
+        ("weighted_geometric_product[y=!].norm", ["grad_out", "x", "y", "w"]),
+        ("geometric_product", ["grad_out", "x", "y"]),
+        ("silu", ["grad_out", "x", "a", "b"]),
+    ],
+)
+def test_gradients_that_share_sums_are_one_part(text, parts):
+    from cliffnn.kernels.source import Kernel
+
+    _, chosen = second(text, "R2")
+    found = Kernel(chosen, tuple(chosen.outputs), apart=True).parts
+    names = [[name for name in part.outputs if name in chosen.outputs] for part in found]
+    assert [" ".join(name.removeprefix("grad2_") for name in each) for each in names] == parts
+
+
 def test_second_derivatives_in_parts_that_hand_nothing_over():
     """Without a norm there is nothing that all parts need."""
     _, chosen = assert_equal("weighted_geometric_product", "R1,3", 1, 3)

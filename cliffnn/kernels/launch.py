@@ -96,7 +96,8 @@ class Launches:
         self.compiled = False
         blades = _blades(operation)
         arguments = channels, dtype, device, eps
-        tiling = plan.tiling(blades, channels, dtype.itemsize, shared_memory(device), operation.order)
+        shared, normalize = shared_memory(device), operation.normalize
+        tiling = plan.tiling(blades, channels, dtype.itemsize, shared, operation.order, normalize)
         kernels = [
             Kernel(
                 operation,
@@ -104,7 +105,7 @@ class Launches:
                 whole_rows=tiling.whole_rows,
                 recompute=tiling.recompute and bool(operation.saved),
                 loop=tiling.resident is not None,
-                apart=operation.order > 1 and blades > 16,
+                apart=tiling.apart,
             )
             for group in _groups(operation, blades)
         ]

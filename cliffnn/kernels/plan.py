@@ -33,6 +33,8 @@ class Tiling:
         How many programs a multiprocessor should hold, each going over many tiles; None: a program for each tile.
     recompute : bool
         Whether a backward computes the normalised result anew instead of reading it.
+    apart : bool
+        Whether outputs are computed in parts, one after the other, which takes fewer registers.
     """
 
     rows: int
@@ -43,6 +45,7 @@ class Tiling:
     stages: int = 1
     resident: int | None = None
     recompute: bool = True
+    apart: bool = False
 
     @property
     def whole_rows(self) -> bool:
@@ -65,6 +68,7 @@ def _tiling(
     shared: int = 0,
     vector: int | None = None,
     recompute: bool = True,
+    apart: bool = False,
 ) -> Tiling:
     """Tiles at most ``widest`` channels wide, with ``per_thread`` channels a thread.
 
@@ -80,10 +84,11 @@ def _tiling(
     resident = None if resident_warps is None else max(1, resident_warps // count)
     if vector is None:
         vector = max(1, min(rows * width // (32 * count), width))
-    return Tiling(rows, width, -(-channels // width), count, vector, max(1, min(stages, fitting)), resident, recompute)
+    stages, blocks = max(1, min(stages, fitting)), -(-channels // width)
+    return Tiling(rows, width, blocks, count, vector, stages, resident, recompute, apart)
 
 
-def tiling(blades: int, channels: int, itemsize: int, shared: int, order: int) -> Tiling:
+def tiling(blades: int, channels: int, itemsize: int, shared: int, order: int, normalize: bool) -> Tiling:
     """Of the kernels that compute an operation's outputs.
 
     Parameters
@@ -95,12 +100,14 @@ def tiling(blades: int, channels: int, itemsize: int, shared: int, order: int) -
         Bytes of shared memory that a program may have.
     order : int
         How often the operation was differentiated.
+    normalize : bool
+        Whether there is a norm, whose means over the channels cost nothing where tiles hold whole rows.
     """
     if order == 0:
         return _forward_tiling(blades, channels, itemsize, shared)
     if order == 1:
         return _backward_tiling(blades, channels, itemsize, shared)
-    return _higher_tiling(blades, channels, itemsize)
+    return _higher_tiling(blades, channels, itemsize, normalize)
 
 
 def sums_tiling(blades: int, channels: int, order: int) -> Tiling:
@@ -152,8 +159,13 @@ def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> 
     return _tiling(channels, widest, 1, (1, 8), 2, 8, tile_bytes, shared, vector=wide, recompute=False)
 
 
-def _higher_tiling(blades: int, channels: int, itemsize: int) -> Tiling:
-    """So many values are alive that a thread has registers for one multivector, and none for a tile to come."""
-    elements = blades * power_of_two(channels) * (2 if itemsize == 8 else 1)
-    widest = power_of_two(channels) if elements <= 4096 else 64
-    return _tiling(channels, widest, 1, (1, 8), 1, 8, recompute=False)
+def _higher_tiling(blades: int, channels: int, itemsize: int, normalize: bool) -> Tiling:
+    """So many values are alive that a thread has registers for one multivector, and none for a tile to come.
+
+    In parts, half of them are enough, so rows of 16 blades (R3's double backward) may be twice as wide.
+    """
+    width = power_of_two(channels)
+    elements = blades * width * (2 if itemsize == 8 else 1)
+    wide = normalize and blades == 16 and 4096 < elements <= _WIDEST_ROW
+    widest, most = (width, 16) if wide else (width if elements <= 4096 else 64, 8)
+    return _tiling(channels, widest, 1, (1, most), 1, 8, recompute=False, apart=wide or blades > 16)

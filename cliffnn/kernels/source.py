@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,7 @@ class Kernel:
     loop : bool
         Whether a program goes over many tiles of rows; else it has one, and takes fewer registers.
     apart : bool
-        Whether the outputs are computed one after the other, each from what it loads itself.
+        Whether the outputs are computed in parts, one after the other, each from what it loads itself.
     """
 
     operation: Operation
@@ -109,8 +109,10 @@ class Kernel:
         """What it computes, one after the other.
 
         The first part gives to the others the means, and the names before the cut, ``handed``. The gradients with
-        respect to cotangents are by the way there.
+        respect to cotangents are by the way there. Two others that share sums are one part.
         """
+        from cliffnn.shared_sums import with_shared_sums
+
         program = self.program
         first = [name for name in program.outputs if name.startswith(gradient_name(self.operation.order, "grad"))]
         others = [name for name in program.outputs if name not in first]
@@ -119,10 +121,29 @@ class Kernel:
         means = tuple(name for of_depth in program.means for name in of_depth)
         given = {name: symbols for name, symbols in (("means", means), ("handed", program.cut)) if symbols}
         rest = program.given(given, means)
-        parts = [rest.only({name: program.outputs[name]}) for name in others]
+        coefficients = {s for name, group in program.inputs.items() if self.kind(name) == "shared" for s in group}
+        # coefficients are all loaded before any is needed: what needs none makes room for them
+        rest = replace(rest, cut=rest.before(coefficients))
+
+        groups: list[tuple[str, ...]] = [(name,) for name in others]
+        factors: tuple[str, ...] = ()
+        pairs = [(a, b) for a in reversed(others) for b in others if (self.kind(a), self.kind(b)) == ("rows", "shared")]
+        for pair in pairs:
+            part, tangents = rest.only({name: program.outputs[name] for name in pair}), self._tangents(pair[0])
+            if with_shared_sums(part, tangents, coefficients) is not part:
+                groups, factors = [*((name,) for name in others if name not in pair), pair], tangents
+                break
+        parts = [rest.only({name: program.outputs[name] for name in group}) for group in groups]
         if first or given:
             parts.insert(0, program.only({name: program.outputs[name] for name in first} | given))
-        return tuple(parts)
+        return tuple(with_shared_sums(part, factors, coefficients) for part in parts)
+
+    def _tangents(self, gradient: str) -> tuple[str, ...]:
+        """An input and the cotangents of all its gradients, which take its place in products, by its gradient."""
+        order = self.operation.order
+        name = gradient.removeprefix(gradient_name(order, ""))
+        names = [name, *(gradient_name(n, gradient_name(n - 1, name)) for n in range(2, order + 1))]
+        return tuple(symbol for each in names for symbol in self.program.inputs.get(each, ()))
 
     @property
     def again(self) -> bool:
