@@ -116,7 +116,7 @@ class _Line(NamedTuple):
     def operands(self) -> tuple[str, ...]:
         from cliffnn.schedule import operands_of
 
-        return (*operands_of(self.value), *([self.base] if self.base else []))
+        return tuple(dict.fromkeys((*operands_of(self.value), *([self.base] if self.base else []))))
 
 
 def _based(terms: Sequence[Term], small: Collection[str]) -> list[_Line]:
