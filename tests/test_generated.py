@@ -41,7 +41,7 @@ def test_blocks_of_any_size_give_the_same(text, rows, block, monkeypatch):
         assert all(map(torch.equal, arguments, before))
 
 
-@pytest.mark.parametrize(("text", "most"), [(TEXTS[0], (20, 53)), (TEXTS[1], (18, 66)), (TEXTS[2], (1, 11))])
+@pytest.mark.parametrize(("text", "most"), [(TEXTS[0], (22, 56)), (TEXTS[1], (22, 58)), (TEXTS[2], (1, 11))])
 def test_few_buffers_are_enough(text, most):
     """They are the memory that a block needs, which has to stay in the cache."""
     for chosen, limit in zip(gradients(text, "R3"), most, strict=True):
