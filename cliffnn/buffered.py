@@ -8,7 +8,7 @@ computed as it comes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -119,8 +119,10 @@ class _Line(NamedTuple):
         return tuple(dict.fromkeys((*operands_of(self.value), *([self.base] if self.base else []))))
 
 
-def _based(terms: Sequence[Term], small: Collection[str]) -> list[_Line]:
-    """Terms in their order; a product that a sum begins with takes along a term that is one number."""
+def _based(terms: Sequence[Term], small: frozenset[str]) -> list[_Line]:
+    """Terms in their order; a product that a sum begins with takes along a term that is a plain number."""
+    from cliffnn.schedule import operands_of
+
     last = {term.name: index for index, term in enumerate(terms)}
     of_name: dict[str, list[int]] = {}
     for index, term in enumerate(terms):
@@ -128,15 +130,20 @@ def _based(terms: Sequence[Term], small: Collection[str]) -> list[_Line]:
     bases: dict[int, str] = {}
     gone = set()
     for name, indices in of_name.items():
-        plain = next((i for i in indices if _plain(terms[i].value) and terms[i].value[1] not in small), None)
+        plain = next((i for i in indices if _plain(terms[i].value, small)), None)
         begin = next((i for i in indices if i != plain), None)
-        if plain is None or begin is None or name in small or hasattr(terms[begin].value, "function"):
+        if plain is None or begin is None or name in small:
             continue
-        if len({*terms[begin].value[1:]} - {*small}) >= 1 and len(terms[begin].value) == 3:
-            base = terms[plain].value[1]
-            if last.get(base, -1) < begin:
-                bases[begin] = base
-                gone.add(plain)
+        product, base = terms[begin].value, operands_of(terms[plain].value)[0]
+        # of two factors, not both small; the number has to be there by then
+        if (
+            isinstance(product, tuple)
+            and len(product) == 3
+            and not small >= {*product[1:]}
+            and last.get(base, -1) < begin
+        ):
+            bases[begin] = base
+            gone.add(plain)
     return [
         _Line(term.name, term.value, term.first or index in bases, bases.get(index, ""))
         for index, term in enumerate(terms)
@@ -144,8 +151,9 @@ def _based(terms: Sequence[Term], small: Collection[str]) -> list[_Line]:
     ]
 
 
-def _plain(value) -> bool:
-    return not hasattr(value, "function") and len(value) == 2 and value[0] == 1
+def _plain(value: tuple | Call, small: frozenset[str]) -> bool:
+    """Whether a term is a number that is not small, and nothing else."""
+    return isinstance(value, tuple) and len(value) == 2 and value[0] == 1 and value[1] not in small
 
 
 def _body(program: Program, terms: Sequence[Term], small: frozenset[str]) -> tuple[list[str], int]:

@@ -107,7 +107,7 @@ def _blocks(like: Tensor, memory: Tensor) -> Iterator[tuple[slice, tuple[Tensor,
 
 
 class _Kept(threading.local):
-    """Memory that operations of a thread compute in, one after the other: mapped already, and as far as it goes cached."""
+    """Memory that the operations of a thread compute in, one after the other: it is mapped already."""
 
     def __init__(self) -> None:
         self.bytes = torch.empty(0, dtype=torch.uint8)
