@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cliffnn import cache
 from cliffnn.codegen import call, file_name, function_text, header, is_constant, program_of, used_groups
@@ -19,6 +19,7 @@ from cliffnn.operation import Operation
 if TYPE_CHECKING:
     from cliffnn.program import Program
     from cliffnn.schedule import Term
+    from cliffnn.statements import Call
 
 # Functions that are torch's own, and write where they are told to.
 _INTO = frozenset(
@@ -103,46 +104,98 @@ def _small(program: Program, operation: Operation) -> frozenset[str]:
     return (program.uniform | found) - {name.removesuffix("__") for name in summed}
 
 
-def _body(program: Program, terms: Sequence[Term], small: frozenset[str]) -> tuple[list[str], int]:
-    """The lines that compute terms in their order, and how many buffers they need."""
+class _Line(NamedTuple):
+    """A term, and a number that it is added to; see `cliffnn.schedule.Term`."""
+
+    name: str
+    value: tuple | Call
+    first: bool
+    base: str = ""
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        from cliffnn.schedule import operands_of
+
+        return tuple(dict.fromkeys((*operands_of(self.value), *([self.base] if self.base else []))))
+
+
+def _based(terms: Sequence[Term], small: frozenset[str]) -> list[_Line]:
+    """Terms in their order; a product that a sum begins with takes along a term that is a plain number."""
     from cliffnn.schedule import operands_of
 
+    last = {term.name: index for index, term in enumerate(terms)}
+    of_name: dict[str, list[int]] = {}
+    for index, term in enumerate(terms):
+        of_name.setdefault(term.name, []).append(index)
+    bases: dict[int, str] = {}
+    gone = set()
+    for name, indices in of_name.items():
+        plain = next((i for i in indices if _plain(terms[i].value, small)), None)
+        begin = next((i for i in indices if i != plain), None)
+        if plain is None or begin is None or name in small:
+            continue
+        product, base = terms[begin].value, operands_of(terms[plain].value)[0]
+        # of two factors, not both small; the number has to be there by then
+        if (
+            isinstance(product, tuple)
+            and len(product) == 3
+            and not small >= {*product[1:]}
+            and last.get(base, -1) < begin
+        ):
+            bases[begin] = base
+            gone.add(plain)
+    return [
+        _Line(term.name, term.value, term.first or index in bases, bases.get(index, ""))
+        for index, term in enumerate(terms)
+        if index not in gone
+    ]
+
+
+def _plain(value: tuple | Call, small: frozenset[str]) -> bool:
+    """Whether a term is a number that is not small, and nothing else."""
+    return isinstance(value, tuple) and len(value) == 2 and value[0] == 1 and value[1] not in small
+
+
+def _body(program: Program, terms: Sequence[Term], small: frozenset[str]) -> tuple[list[str], int]:
+    """The lines that compute terms in their order, and how many buffers they need."""
     outputs = {symbol for group in program.outputs.values() for symbol in group}
-    reads = Counter(operand for term in terms for operand in operands_of(term.value))
-    last_use = {operand: index for index, term in enumerate(terms) for operand in operands_of(term.value)}
-    last_term = {term.name: index for index, term in enumerate(terms)}
+    lines = _based(terms, small)
+    reads = Counter(operand for line in lines for operand in line.operands)
+    last_use = {operand: index for index, line in enumerate(lines) for operand in line.operands}
+    last_line = {line.name: index for index, line in enumerate(lines)}
     # where the last term of a sum goes of which nothing else is read
-    places = {s: term.name for term in terms if (s := _copied(term)) and reads[s] == 1 and s not in small}
+    places = {s: line.name for line in lines if (s := _copied(line)) and reads[s] == 1 and s not in small}
     buffers: dict[str, str] = {}
     free: list[str] = []
     body: list[str] = []
     count = 0
-    for index, term in enumerate(terms):
-        name, value, first = term
-        done = [operand for operand in operands_of(value) if last_use[operand] == index and operand in buffers]
+    for index, line in enumerate(lines):
+        name, value, first, base = line
+        done = [operand for operand in line.operands if last_use[operand] == index and operand in buffers]
         in_place = hasattr(value, "function") or len(value) < 4
         if in_place:
             # a result may take the buffer of what it is computed from, if one call of torch computes it
             free += [buffers.pop(operand) for operand in done]
+        place = places.get(name, "") if index == last_line[name] else ""
         if name in small and name not in outputs:
             body.append(_small_line(name, value, first))
-        elif _copied(term) in places:
+        elif _copied(line) in places:
             pass
         elif first:
-            if name not in outputs:
+            if name not in outputs and not place:
                 if not free:
                     free.append(f"buffer{count}")
                     count += 1
                 buffers[name] = free.pop()
-            body.append(_first(buffers.get(name, name), name, value, small))
+            body.append(_first(place or buffers.get(name, name), name, value, small, base))
         else:
-            body.append(_added(name, value, places.get(name, "") if index == last_term[name] else ""))
+            body.append(_added(name, value, place))
         if not in_place:
             free += [buffers.pop(operand) for operand in done]
     return body, count
 
 
-def _copied(term: Term) -> str:
+def _copied(term: _Line) -> str:
     """The name that a result is only a copy of, as `_through_buffers` writes it."""
     symbol = term.name.removesuffix("__")
     return symbol if symbol != term.name and term.value == (1, symbol) else ""
@@ -159,7 +212,7 @@ def _product(coefficient: float, factors: Sequence[str]) -> str:
     return " * ".join([str(float(coefficient)), *factors] if coefficient != 1 or not factors else factors)
 
 
-def _first(target: str, name: str, value, small: frozenset[str]) -> str:
+def _first(target: str, name: str, value, small: frozenset[str], base: str) -> str:
     """The line that computes the first term of a name in its buffer."""
     from cliffnn.statements import operands
 
@@ -180,6 +233,11 @@ def _first(target: str, name: str, value, small: frozenset[str]) -> str:
     # what is small is multiplied first
     factors = sorted(factors, key=lambda factor: factor not in small)
     text = f"{' * '.join(factors[:-1])}, {factors[-1]}"
+    if base:
+        scale = "" if coefficient == 1 else f", value={float(coefficient)}"
+        return f"{name} = addcmul({base}, {text}{scale}, out={target})"
+    if coefficient != 1 and factors[0] in small:
+        return f"{name} = mul({float(coefficient)} * {text}, out={target})"
     if coefficient == 1:
         return f"{name} = mul({text}, out={target})"
     return f"{name} = addcmul(NOTHING, {text}, value={float(coefficient)}, out={target})"

@@ -94,9 +94,15 @@ def geometric_product(trace: Trace, x: MultiVector, y: MultiVector) -> MultiVect
 @expression("x", "y", w=PATHS)
 def weighted_geometric_product(trace: Trace, x: MultiVector, y: MultiVector, w: Coefficients) -> MultiVector:
     """sum over paths (i, j, k) of w_ijk <<x>_i <y>_j>_k"""
-    weights = dict(zip(trace.operation.paths, w, strict=True))
-    products = {(i, j): x.grade(i) * y.grade(j) for i, j, _ in weights}
-    terms = [trace.let(f"p{i}{j}{k}", products[i, j].grade(k)) * weights[i, j, k] for i, j, k in weights]
+    sizes = trace.algebra.grade_sizes
+    terms = []
+    for (i, j, k), weight in zip(trace.operation.paths, w, strict=True):
+        # the weight goes to the factor with fewer blades
+        if sizes[i] <= sizes[j]:
+            product = trace.let(f"wx{i}{j}{k}", x.grade(i) * weight) * y.grade(j)
+        else:
+            product = x.grade(i) * trace.let(f"wy{i}{j}{k}", y.grade(j) * weight)
+        terms.append(product.grade(k))
     return _sum(terms)
 
 

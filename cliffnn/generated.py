@@ -5,6 +5,8 @@ The same function, with the same arguments, as `cliffnn.kernels` runs on a GPU.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,6 +15,9 @@ from torch import Tensor
 from cliffnn.buffered import buffered_function
 from cliffnn.operation import Group, Operation
 from cliffnn.precision import compute_dtype, sign_tolerance
+
+# Bytes that a thread keeps at most.
+_KEPT = 2**26
 
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
@@ -39,7 +44,7 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     # nothing here is differentiated: without what torch does to that end each call is a tenth faster
     with torch.inference_mode():
         shared = {n: given[n].to(dtype)[:, None].unbind() for n in names if operation.inputs[n].kind == "shared"}
-        blocks = list(_blocks(like, like.new_empty(count, *_block_shape(like), dtype=dtype)))
+        blocks = list(_blocks(like, _kept.memory(dtype, count, *_block_shape(like))))
         # gradients of what rows share are summed over blocks in the dtype of the arithmetic
         totals = {
             name: like.new_empty(len(blocks), group.size, like.shape[-1], dtype=dtype)
@@ -99,3 +104,22 @@ def _blocks(like: Tensor, memory: Tensor) -> Iterator[tuple[slice, tuple[Tensor,
     for start in range(0, like.shape[0], max(1, size)):
         rows = min(size, like.shape[0] - start)
         yield slice(start, start + rows), buffers if rows == size else memory[:, :rows].unbind()
+
+
+class _Kept(threading.local):
+    """Memory that the operations of a thread compute in, one after the other: it is mapped already."""
+
+    def __init__(self) -> None:
+        self.bytes = torch.empty(0, dtype=torch.uint8)
+
+    def memory(self, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Of some shape, not written."""
+        size = math.prod(shape) * dtype.itemsize
+        if size > _KEPT:
+            return torch.empty(shape, dtype=dtype)
+        if self.bytes.numel() < size:
+            self.bytes = torch.empty(size, dtype=torch.uint8)
+        return self.bytes[:size].view(dtype).view(shape)
+
+
+_kept = _Kept()

@@ -127,7 +127,9 @@ def _composed_backward(grad, x, weight, beside, sizes, bias, run=_composed):
     results = []
     if weight is not None:
         grad_x = run(grad, weight.mT, None, sizes)
-        results.append(grad_x if beside is None else grad_x + beside)
+        if beside is not None:
+            grad_x = grad_x.add_(beside) if run is _in_place else grad_x + beside
+        results.append(grad_x)
     if x is not None:
         products = torch.einsum("nbo,nbi->boi", grad, x).split(list(sizes))
         results.append(torch.stack([product.sum(0) for product in products]))

@@ -25,11 +25,11 @@ def test_the_geometric_product_by_hand():
 
 
 def test_the_weighted_product_by_hand():
-    """The same, and a multiplication and an addition for each path and blade: a path's products are summed first."""
+    """The same, and for each path a multiplication of the blades of the factor that has fewer."""
     algebra = Algebra("R2")
     weight = torch.randn(len(algebra.paths), 3)
-    terms = sum(algebra.grade_sizes[k] for _, _, k in algebra.paths)
-    products = 16 + (16 - terms) + terms + (terms - 4)
+    weights = sum(min(algebra.grade_sizes[i], algebra.grade_sizes[j]) for i, j, _ in algebra.paths)
+    products = weights + 16 + 12
     assert counted(lambda x: F.weighted_geometric_product(x, x, weight, algebra), torch.randn(5, 4, 3)) == 15 * products
 
 

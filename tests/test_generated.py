@@ -34,6 +34,9 @@ def test_blocks_of_any_size_give_the_same(text, rows, block, monkeypatch):
     given = [known[name] if name in known else numbers(group, rows, 5) for name, group in vjp.inputs.items()]
     for chosen, arguments in ((forward, inputs), (vjp, given)):
         before = [argument.clone() for argument in arguments]
+        with torch.inference_mode():
+            # what an operation before has left
+            generated._kept.memory(torch.float64, 2**17).fill_(torch.nan)
         for got, wanted in zip(
             generated.run(chosen, arguments, 1e-6), traceable.run(chosen, arguments, 1e-6), strict=True
         ):
@@ -41,7 +44,7 @@ def test_blocks_of_any_size_give_the_same(text, rows, block, monkeypatch):
         assert all(map(torch.equal, arguments, before))
 
 
-@pytest.mark.parametrize(("text", "most"), [(TEXTS[0], (20, 53)), (TEXTS[1], (18, 66)), (TEXTS[2], (1, 11))])
+@pytest.mark.parametrize(("text", "most"), [(TEXTS[0], (22, 56)), (TEXTS[1], (22, 58)), (TEXTS[2], (1, 11))])
 def test_few_buffers_are_enough(text, most):
     """They are the memory that a block needs, which has to stay in the cache."""
     for chosen, limit in zip(gradients(text, "R3"), most, strict=True):

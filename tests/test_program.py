@@ -146,7 +146,8 @@ def test_the_schedule_is_complete_and_saves_registers(algebra, order):
 
 def test_source_reads_as_algebra():
     source = function_source("forward", program("weighted_geometric_product", "R2"))
-    assert "p112_3 = x1 * y2\n    p112_3 = addcmul(p112_3, x2, y1, value=-1)" in source
+    assert "wx112_1 = w5 * x1\n    wx112_2 = w5 * x2\n" in source
+    assert "out3 = addcmul(out3, wx112_2, y1, value=-1)" in source
     assert "x0, x1, x2, x3, = x" in source
 
 
