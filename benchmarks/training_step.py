@@ -1,6 +1,6 @@
 """A step of training the paper's models: forward, backward and Adam; CGENN's own code beside ours.
 
-    python -m benchmarks.training_step [--cgenn CHECKOUT] [--case nbody/100 hulls/128 ...] [--no-compile] [--processor N]
+    python -m benchmarks.training_step [--cgenn CHECKOUT] [--case nbody/100 ...] [--no-compile] [--processor N]
 
 Cases are a model and a batch size: ``nbody`` (five charged particles, 28 channels, 3 rounds) and ``hulls`` (16 points
 in five dimensions, 32 channels, 4 products), in float32. Modes are eager and compiled, on a GPU with CUDA graphs

@@ -34,8 +34,8 @@ library.define(
 )
 library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str algebra, bool gate) -> Tensor")
 
-# Channels from which matrix products of torch's are faster, on an H100 (`docs/kernels.md`).
-_WIDE = 256
+# Channels from which matrix products of torch's are faster, on an H100 (`docs/kernels.md`): of 8 blades, and of more.
+_WIDE = 512, 256
 
 
 def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
@@ -158,7 +158,7 @@ def _one_factor(
     return _through_gelu(fully_connected_factor(grad, gated, weight, algebra, left), own, algebra)
 
 
-def _kernels(x: Tensor, outputs: int) -> bool:
+def _kernels(x: Tensor, outputs: int, algebra: Algebra) -> bool:
     """Whether kernels are used, which form products on chip.
 
     Most devices have no tensor cores for float64; wide matrices are faster where products are written and read.
@@ -167,13 +167,13 @@ def _kernels(x: Tensor, outputs: int) -> bool:
         return False
     from cliffnn.kernels.linear import dot_precision
 
-    wide = x.dtype == torch.float32 and min(x.shape[-1], outputs) >= _WIDE and dot_precision(x) == "tf32"
-    return not wide
+    wide = min(x.shape[-1], outputs) >= _WIDE[len(algebra) > 8]
+    return not (wide and x.dtype == torch.float32 and dot_precision(x) == "tf32")
 
 
 def _forward(x, y, weight, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(x, weight.shape[1]):
+    if _kernels(x, weight.shape[1], algebra):
         from cliffnn.kernels.fully_connected import fully_connected
 
         return fully_connected(x.contiguous(), y.contiguous(), weight.contiguous(), algebra, gate)
@@ -182,7 +182,7 @@ def _forward(x, y, weight, algebra, gate):
 
 def _factor(grad, other, weight, algebra, left):
     algebra = Algebra(algebra)
-    if _kernels(grad, weight.shape[2]):
+    if _kernels(grad, weight.shape[2], algebra):
         from cliffnn.kernels.fully_connected import fully_connected_factor
 
         return fully_connected_factor(grad.contiguous(), other.contiguous(), weight, algebra, left)
@@ -193,7 +193,7 @@ def _factor(grad, other, weight, algebra, left):
 
 def _factors(grad, x, y, weight, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(x, weight.shape[1]):
+    if _kernels(x, weight.shape[1], algebra):
         from cliffnn.kernels.fully_connected import fully_connected_factors, shares_products
 
         if shares_products(algebra):
@@ -211,7 +211,7 @@ def _factors(grad, x, y, weight, algebra, gate):
 
 def _weight(grad, x, y, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(x, grad.shape[-1]):
+    if _kernels(x, grad.shape[-1], algebra):
         from cliffnn.kernels.fully_connected import fully_connected_weight
 
         return fully_connected_weight(grad.contiguous(), x.contiguous(), y.contiguous(), algebra, gate)

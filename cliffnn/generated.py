@@ -44,7 +44,7 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     # nothing here is differentiated: without what torch does to that end each call is a tenth faster
     with torch.inference_mode():
         shared = {n: given[n].to(dtype)[:, None].unbind() for n in names if operation.inputs[n].kind == "shared"}
-        blocks = list(_blocks(like, _kept.memory(dtype, count, *_block_shape(like))))
+        blocks = list(_blocks(like, _kept.memory(like, dtype, count, *_block_shape(like))))
         # gradients of what rows share are summed over blocks in the dtype of the arithmetic
         totals = {
             name: like.new_empty(len(blocks), group.size, like.shape[-1], dtype=dtype)
@@ -110,15 +110,15 @@ class _Kept(threading.local):
     """Memory that the operations of a thread compute in, one after the other: it is mapped already."""
 
     def __init__(self) -> None:
-        self.bytes = torch.empty(0, dtype=torch.uint8)
+        self.bytes = torch.empty(0, dtype=torch.uint8, device="cpu")
 
-    def memory(self, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Of some shape, not written."""
+    def memory(self, like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Of some shape, not written, where a tensor is."""
         size = math.prod(shape) * dtype.itemsize
-        if size > _KEPT:
-            return torch.empty(shape, dtype=dtype)
+        if size > _KEPT or like.device.type != "cpu":
+            return like.new_empty(shape, dtype=dtype)
         if self.bytes.numel() < size:
-            self.bytes = torch.empty(size, dtype=torch.uint8)
+            self.bytes = like.new_empty(size, dtype=torch.uint8)
         return self.bytes[:size].view(dtype).view(shape)
 
 

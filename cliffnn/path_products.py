@@ -19,7 +19,7 @@ from cliffnn.operation import operation
 from cliffnn.ops import evaluate, transformed
 
 # Elements of the products of all paths that are formed at a time: what a CPU's cache holds, and enough to fill a GPU.
-_CHUNK = {"cpu": 2**21, "cuda": 2**26}
+_CHUNK = {"cpu": 2**21, "cuda": 2**27}
 
 
 @family

@@ -36,7 +36,7 @@ def test_blocks_of_any_size_give_the_same(text, rows, block, monkeypatch):
         before = [argument.clone() for argument in arguments]
         with torch.inference_mode():
             # what an operation before has left
-            generated._kept.memory(torch.float64, 2**17).fill_(torch.nan)
+            generated._kept.memory(inputs[0], torch.float64, 2**17).fill_(torch.nan)
         for got, wanted in zip(
             generated.run(chosen, arguments, 1e-6), traceable.run(chosen, arguments, 1e-6), strict=True
         ):
