@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra
+from cliffnn.checks import autocasting
 from cliffnn.families import family, text_of
 from cliffnn.operation import operation
 from cliffnn.ops import evaluate, transformed
 
-# Elements of the products of all paths that are formed at a time: what a CPU's cache holds, and enough to fill a GPU.
-_CHUNK = {"cpu": 2**21, "cuda": 2**27}
+# Elements of the products of all paths that are formed at a time, on a GPU enough to fill it.
+_CHUNK, _CHUNK_ON_GPU = 2**21, 2**27
 
 
 @family
@@ -94,10 +96,11 @@ def _by_path(grad: Tensor, algebra: Algebra) -> list[Tensor]:
 def _in_chunks(run: Callable, algebra: Algebra, *tensors: Tensor) -> list:
     """Results on some rows at a time, so that the products of all paths take a bounded memory."""
     size = sum(algebra.grade_sizes[k] for *_, k in algebra.paths) * max(t.shape[-1] for t in tensors)
-    rows = max(1, _CHUNK[tensors[0].device.type] // size)
+    rows = max(1, (_CHUNK_ON_GPU if tensors[0].is_cuda else _CHUNK) // size)
     # of one size, but for the last
     count = max(1, -(-tensors[0].shape[0] // rows))
     rows = max(1, -(-tensors[0].shape[0] // count))
+    device = tensors[0].device.type
     # sums over paths are not to be rounded one by one
-    with torch.autocast(tensors[0].device.type, enabled=False):
+    with torch.autocast(device, enabled=False) if autocasting(device) else nullcontext():
         return [run(*parts) for parts in zip(*(t.split(rows) for t in tensors), strict=True)]

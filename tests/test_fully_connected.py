@@ -104,7 +104,7 @@ def test_gates_on_a_cpu(name):
 
 def test_rows_in_chunks(monkeypatch):
     """Few rows at a time give what all give at once."""
-    monkeypatch.setitem(path_products._CHUNK, "cpu", 1000)
+    monkeypatch.setattr(path_products, "_CHUNK", 1000)
     check(operators, 37, 5, 3, "R3", torch.float64)
 
 
