@@ -34,7 +34,7 @@ library.define(
 )
 library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str algebra, bool gate) -> Tensor")
 
-# Channels from which matrix products of torch's are faster, on an H100 (`docs/kernels.md`): of 8 blades, and of more.
+# Channels from which torch's matrix products are faster, on an H100 (`docs/kernels.md`): of up to 8 blades, of more.
 _WIDE = 512, 256
 
 

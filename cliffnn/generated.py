@@ -17,7 +17,7 @@ from cliffnn.operation import Group, Operation
 from cliffnn.precision import compute_dtype, sign_tolerance
 
 # Bytes that a thread keeps at most.
-_KEPT = 2**26
+_KEPT = 2**27
 
 
 def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
@@ -42,9 +42,12 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     given = dict(zip(operation.inputs, inputs, strict=True))
     dtype = compute_dtype(like.dtype)
     # nothing here is differentiated: without what torch does to that end each call is a tenth faster
+    shape = count, *_block_shape(like)
+    size = math.prod(shape) * dtype.itemsize
     with torch.inference_mode():
+        lent = _kept.lend(size) if like.device.type == "cpu" else like.new_empty(size, dtype=torch.uint8)
         shared = {n: given[n].to(dtype)[:, None].unbind() for n in names if operation.inputs[n].kind == "shared"}
-        blocks = list(_blocks(like, _kept.memory(like, dtype, count, *_block_shape(like))))
+        blocks = list(_blocks(like, lent[:size].view(dtype).view(shape)))
         # gradients of what rows share are summed over blocks in the dtype of the arithmetic
         totals = {
             name: like.new_empty(len(blocks), group.size, like.shape[-1], dtype=dtype)
@@ -61,6 +64,7 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
             function(*arguments, *results, buffers, nothing, eps, sign_tolerance(like.dtype))
         for name, total in totals.items():
             outputs[name].copy_(total.sum(0))
+    _kept.take_back(lent)
     return list(outputs.values())
 
 
@@ -107,19 +111,23 @@ def _blocks(like: Tensor, memory: Tensor) -> Iterator[tuple[slice, tuple[Tensor,
 
 
 class _Kept(threading.local):
-    """Memory that the operations of a thread compute in, one after the other: it is mapped already."""
+    """Memory that the operations of a thread compute in, one after the other: it is mapped already.
 
-    def __init__(self) -> None:
-        self.bytes = torch.empty(0, dtype=torch.uint8, device="cpu")
+    It is lent: an operation that begins while another runs, as in a signal's handler, gets other memory.
+    """
 
-    def memory(self, like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Of some shape, not written, where a tensor is."""
-        size = math.prod(shape) * dtype.itemsize
-        if size > _KEPT or like.device.type != "cpu":
-            return like.new_empty(shape, dtype=dtype)
-        if self.bytes.numel() < size:
-            self.bytes = like.new_empty(size, dtype=torch.uint8)
-        return self.bytes[:size].view(dtype).view(shape)
+    memory: Tensor | None = None
+
+    def lend(self, size: int) -> Tensor:
+        """At least so many bytes, not written."""
+        memory, self.memory = self.memory, None
+        if memory is None or memory.numel() < size:
+            return torch.empty(size, dtype=torch.uint8, device="cpu")
+        return memory
+
+    def take_back(self, memory: Tensor) -> None:
+        if memory.device.type == "cpu" and memory.numel() <= _KEPT:
+            self.memory = memory
 
 
 _kept = _Kept()

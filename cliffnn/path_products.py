@@ -20,8 +20,8 @@ from cliffnn.families import family, text_of
 from cliffnn.operation import operation
 from cliffnn.ops import evaluate, transformed
 
-# Elements of the products of all paths that are formed at a time, on a GPU enough to fill it.
-_CHUNK, _CHUNK_ON_GPU = 2**21, 2**27
+# Bytes of the products of all paths that are formed at a time, on a GPU enough to fill it.
+_CHUNK, _CHUNK_ON_GPU = 2**23, 2**29
 
 
 @family
@@ -42,13 +42,13 @@ def multiply(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
         results: dict[int, Tensor] = {}
         for (*_, k), matrix, product in zip(algebra.paths, weight, _products(x, y, algebra), strict=True):
             flat, so_far = product.flatten(0, 1), results.get(k)
-            # where the sum is kept unless somebody differentiates it
+            # in place, unless a transform differentiates this: it would need the sums before
             out = None if transformed() else so_far
             results[k] = flat @ matrix.mT if so_far is None else torch.addmm(so_far, flat, matrix.mT, out=out)
         sizes = zip(algebra.grades, algebra.grade_sizes, strict=True)
         return torch.cat([results[k].view(x.shape[0], size, weight.shape[1]) for k, size in sizes], 1)
 
-    return torch.cat(_in_chunks(run, algebra, x, y))
+    return _joined(_in_chunks(run, algebra, x, y))
 
 
 def factors(
@@ -65,7 +65,7 @@ def factors(
         ]
         return evaluate(gradients, algebra, [x, y, *mixed])
 
-    return [torch.cat(parts) for parts in zip(*_in_chunks(run, algebra, grad, x, y), strict=True)]
+    return [_joined(parts) for parts in zip(*_in_chunks(run, algebra, grad, x, y), strict=True)]
 
 
 def weights(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra) -> Tensor:
@@ -93,9 +93,15 @@ def _by_path(grad: Tensor, algebra: Algebra) -> list[Tensor]:
     return [by_grade[k] for *_, k in algebra.paths]
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of all chunks; nothing is copied where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 def _in_chunks(run: Callable, algebra: Algebra, *tensors: Tensor) -> list:
     """Results on some rows at a time, so that the products of all paths take a bounded memory."""
-    size = sum(algebra.grade_sizes[k] for *_, k in algebra.paths) * max(t.shape[-1] for t in tensors)
+    products = sum(algebra.grade_sizes[k] for *_, k in algebra.paths)
+    size = products * max(t.shape[-1] for t in tensors) * tensors[0].itemsize
     rows = max(1, (_CHUNK_ON_GPU if tensors[0].is_cuda else _CHUNK) // size)
     # of one size, but for the last
     count = max(1, -(-tensors[0].shape[0] // rows))

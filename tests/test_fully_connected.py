@@ -104,7 +104,7 @@ def test_gates_on_a_cpu(name):
 
 def test_rows_in_chunks(monkeypatch):
     """Few rows at a time give what all give at once."""
-    monkeypatch.setattr(path_products, "_CHUNK", 1000)
+    monkeypatch.setattr(path_products, "_CHUNK", 8000)
     check(operators, 37, 5, 3, "R3", torch.float64)
 
 
@@ -358,6 +358,30 @@ def test_operators_on_a_gpu(shape, name, dtype):
     with torch.no_grad():
         for gate in (False, True):
             check(operators, *shape, name, dtype, "cuda", gate)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("R3", (70, 200, 150)), ("R3", (40, 520, 512)), ("R1,3", (40, 260, 256)), ("R2", (1000, 32, 32))],
+)
+def test_tensor_cores(name, shape):
+    """TF32 keeps 10 bits of a factor; wide matrices go another way."""
+    x, y, weight, grad = inputs(*shape, name, torch.float32, "cuda")
+    algebra, before = Algebra(name), torch.get_float32_matmul_precision()
+    exact = truth(*(t.double() for t in (x, y, weight, grad)), name, False)
+    torch.set_float32_matmul_precision("high")
+    try:
+        got = (
+            operators.fully_connected(x, y, weight, algebra),
+            operators.fully_connected_factors(grad, x, y, weight, algebra),
+            operators.fully_connected_weight(grad, x, y, algebra),
+        )
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for result, wanted in zip((got[0], *got[1], got[2]), (exact[0], *exact[1], exact[2]), strict=True):
+        assert reference.relative_error(result, wanted) < 2e-3
 
 
 @pytest.mark.gpu

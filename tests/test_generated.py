@@ -21,6 +21,28 @@ def gradients(text, algebra):
     return chosen, chosen.vjp(["out"], chosen.inputs)
 
 
+def test_an_operation_within_another(monkeypatch):
+    """As a signal's handler may begin one: it has memory of its own."""
+    forward, _ = gradients("gelu_weighted_geometric_product.norm", "R2")
+    inputs = [numbers(group, 37, 5) for group in forward.inputs.values()]
+    function, *rest = buffered_function(forward)
+    wanted, depth = generated.run(forward, inputs, 1e-6), []
+
+    def interrupted(*arguments):
+        if not depth:
+            depth.append(1)
+            # what it computed so far is in its buffers
+            function(*arguments)
+            generated.run(forward, [tensor + 1 for tensor in inputs], 1e-6)
+            assert generated._kept.memory.data_ptr() != arguments[-4][0].data_ptr()
+        function(*arguments)
+
+    monkeypatch.setattr(generated, "buffered_function", lambda _: (interrupted, *rest))
+    got = generated.run(forward, inputs, 1e-6)
+    assert depth
+    assert all(map(torch.equal, got, wanted))
+
+
 @pytest.mark.parametrize("block", [1, 20, 64, 20480])
 @pytest.mark.parametrize("rows", [0, 1, 37])
 @pytest.mark.parametrize("text", TEXTS)
@@ -36,7 +58,7 @@ def test_blocks_of_any_size_give_the_same(text, rows, block, monkeypatch):
         before = [argument.clone() for argument in arguments]
         with torch.inference_mode():
             # what an operation before has left
-            generated._kept.memory(inputs[0], torch.float64, 2**17).fill_(torch.nan)
+            generated._kept.take_back(torch.full((2**17,), torch.nan, dtype=torch.float64).view(torch.uint8))
         for got, wanted in zip(
             generated.run(chosen, arguments, 1e-6), traceable.run(chosen, arguments, 1e-6), strict=True
         ):
