@@ -381,7 +381,7 @@ def test_tensor_cores(name, shape):
     finally:
         torch.set_float32_matmul_precision(before)
     for result, wanted in zip((got[0], *got[1], got[2]), exact, strict=True):
-        assert reference.relative_error(result, wanted) < 2e-3
+        assert reference.relative_error(result, wanted) < 3e-3
 
 
 @pytest.mark.gpu
