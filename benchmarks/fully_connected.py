@@ -31,7 +31,7 @@ from cliffnn.kernels import fully_connected as kernels
 from cliffnn.kernels.fully_connected import Tiles
 from cliffnn.layers import FCGPNormBlock
 
-CASES = ("R2/4096/128", "R3/4096/128", "R3/65536/32", "R3/4096/512", "R1,3/4096/64")
+CASES = ("R2/4096/128", "R2/65536/32", "R3/4096/128", "R3/65536/32", "R3/4096/512", "R1,3/4096/64")
 FLOPS = 400e12
 GATE = True
 # What TF32 may lose, and what float32 may.
