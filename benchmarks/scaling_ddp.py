@@ -176,6 +176,9 @@ def process(rank: int, world: int, together: int, cuda: bool, size: Size, port: 
             found[name] = {"losses": losses, "seconds": seconds}
         if rank == 0:
             Path(output).write_text(json.dumps(found))
+        if world > 1:
+            # nobody leaves while another still listens
+            dist.barrier()
     finally:
         if world > 1:
             dist.destroy_process_group()

@@ -41,9 +41,9 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
     function, names, count = buffered_function(operation)
     given = dict(zip(operation.inputs, inputs, strict=True))
     dtype = compute_dtype(like.dtype)
-    # nothing here is differentiated: without what torch does to that end each call is a tenth faster
     shape = count, *_block_shape(like)
     size = math.prod(shape) * dtype.itemsize
+    # nothing here is differentiated: without what torch does to that end each call is a tenth faster
     with torch.inference_mode():
         lent = _kept.lend(size) if like.device.type == "cpu" else like.new_empty(size, dtype=torch.uint8)
         shared = {n: given[n].to(dtype)[:, None].unbind() for n in names if operation.inputs[n].kind == "shared"}
