@@ -1,6 +1,7 @@
 """cliffnn beside other ways to compute the same: time, memory, growth. One command, on a GPU or a CPU.
 
     python -m benchmarks [--part grid small layers scaling] [--output FOLDER] [--warm N] [--flash-clifford PATH]
+                         [--processor N]
     python -m benchmarks --plot FOLDER
 
 Parts: ``grid`` is the operator (GELU of both factors, weighted product, norm) over rows x channels in Cl(2) and
@@ -10,10 +11,11 @@ Cl(3); ``small`` sizes where the host's work counts; ``layers`` the block and th
 
 Each part becomes a JSON in the folder, written anew after each case; pictures are drawn from these (``--plot`` draws
 them again, without a GPU). A time is that of the device (``kernel_ms``, replays of a CUDA graph over buffers that
-rotate past the cache) and that of calls in a loop, the host's work included (``loop_ms``); memory is the peak of a
-call beyond what was allocated before it, inputs and the result's gradient among that. Before anything is measured
-ours is checked at all sizes, and the command ends if a result or a gradient is wrong; another contender that is wrong
-is reported as wrong.
+rotate past the cache) and that of calls in a loop, the host's work included (``loop_ms``), the best of some loops in
+which contenders take turns; with ``--processor`` all threads stay on one of the host's. Memory is the peak of a call
+beyond what was allocated before it, inputs and the result's gradient among that. Before anything is measured ours is
+checked at all sizes, and the command ends if a result or a gradient is wrong; another contender that is wrong is
+reported as wrong.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--flash-clifford", type=Path, metavar="PATH", help="a checkout of it")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile ahead in so many processes")
     parser.add_argument("--warm-seconds", type=float, default=300, metavar="S", help="for so long at most")
+    parser.add_argument("--processor", type=int, metavar="N", help="for all threads")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the pictures of results, measure nothing")
     arguments = parser.parse_args()
     if arguments.warm < 0:
@@ -67,6 +70,7 @@ def measure(arguments: argparse.Namespace) -> None:
     if arguments.warm:
         work = warm.tasks((case for part in found.values() for case in part), contenders)
         left_out = warm.warm(work, device.type, arguments.flash_clifford, arguments.warm, arguments.warm_seconds)
+    timing.stay_on(arguments.processor)
     bandwidth = timing.copy_bandwidth(device.type)
     print(f"copy bandwidth {bandwidth / 1e12:.3f} TB/s", flush=True)
     for part in found.values():
@@ -76,10 +80,12 @@ def measure(arguments: argparse.Namespace) -> None:
         "others": origins(arguments.flash_clifford),
         "copy_bandwidth": bandwidth,
     }
+    pinned = "" if arguments.processor is None else f" --processor {arguments.processor}"
     for part, of_part in found.items():
         print(f"part {part}", flush=True)
         results: list[dict[str, Any]] = []
-        content = {**origin, "command": f"python -m benchmarks --part {part}", "part": part, "results": results}
+        command = f"python -m benchmarks --part {part}{pinned}"
+        content = {**origin, "command": command, "part": part, "results": results}
         for result in suite.run(of_part, contenders, device, bandwidth, left_out):
             results.append(result)
             content["summary"] = summary.summary(results)

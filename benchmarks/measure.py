@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.cases import SUBJECTS, Case, Subject
 from benchmarks.contenders import Builder, Built
-from benchmarks.timing import cache_bytes, loop_milliseconds, peak_bytes, replay_milliseconds
+from benchmarks.timing import cache_bytes, loops_milliseconds, peak_bytes, replay_milliseconds
 from cliffnn import Algebra
 
 MODES = ("forward", "forward_backward")
@@ -92,18 +92,28 @@ def relative_error(prepared: Prepared) -> float:
 
 def measure(prepared: Prepared, results: dict[str, Any]) -> None:
     """Add to results, for each mode, bytes and milliseconds, one by one: what was measured before a failure stays."""
-    buffers = [(*prepared.factors(), prepared.random()) for _ in range(_buffers(prepared))]
-    modes: dict[str, tuple[Callable[..., Any], list[tuple]]] = {
-        "forward": (prepared.forward, [buffer[:-1] for buffer in buffers]),
-        "forward_backward": (prepared.forward_backward, buffers),
-    }
-    for mode, (run, arguments) in modes.items():
+    for mode in MODES:
+        run, buffers = _calls(prepared, mode)
         times = results[mode] = {}
         if prepared.device.type == "cuda":
-            times["peak_bytes"] = peak_bytes(run, arguments[0])
-        times["loop_ms"] = round(loop_milliseconds(run, arguments), 5)
-        if prepared.device.type == "cuda":
-            times["kernel_ms"] = round(replay_milliseconds(run, arguments), 5)
+            times["peak_bytes"] = peak_bytes(run, buffers[0])
+            times["kernel_ms"] = round(replay_milliseconds(run, buffers), 5)
+
+
+def measure_loops(prepared: dict[str, Prepared], results: dict[str, dict[str, Any]]) -> None:
+    """Add, for each mode, milliseconds of calls in a loop, in which all take turns."""
+    for mode in MODES:
+        found = loops_milliseconds({name: _calls(one, mode) for name, one in prepared.items()})
+        for name, milliseconds in found.items():
+            results[name][mode]["loop_ms"] = round(milliseconds, 5)
+
+
+def _calls(prepared: Prepared, mode: str) -> tuple[Callable[..., Any], list[tuple]]:
+    """What a mode runs, and the buffers that it goes through."""
+    sets = range(_buffers(prepared))
+    if mode == "forward":
+        return prepared.forward, [tuple(prepared.factors()) for _ in sets]
+    return prepared.forward_backward, [(*prepared.factors(), prepared.random()) for _ in sets]
 
 
 def _buffers(prepared: Prepared) -> int:

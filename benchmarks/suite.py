@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.cases import SUBJECTS, Case
 from benchmarks.contenders import OURS, Builder, Contenders
-from benchmarks.measure import MODES, measure, prepare, relative_error, release
+from benchmarks.measure import MODES, Prepared, measure, measure_loops, prepare, relative_error, release
 from benchmarks.summary import milliseconds
 from benchmarks.warm import Task, one_line
 
@@ -41,17 +41,24 @@ def run(
         result: dict[str, Any] = {**asdict(case), "tensor_bytes": case.bytes, "contenders": {}}
         passes = zip(MODES, SUBJECTS[case.subject].passes, strict=True)
         result["floor_ms"] = {mode: round(count * case.bytes / bandwidth * 1e3, 6) for mode, count in passes}
+        ready: dict[str, Prepared] = {}
         for name, builders in contenders.items():
             if name != OURS and (replace(case, curve=""), name) in left_out:
                 result["contenders"][name] = {"fails": "left out: not compiled in the time given"}
             elif case.subject in builders:
-                result["contenders"][name] = _one(case, name, builders[case.subject], device)
+                result["contenders"][name], prepared = _one(case, name, builders[case.subject], device)
+                if prepared is not None:
+                    ready[name] = prepared
+        measure_loops(ready, result["contenders"])
+        ready.clear()
+        release(device)
         clock = time.perf_counter() - start
         print(f"[{clock:4.0f} s] {number}/{len(cases)} {case}: {_line(result['contenders'])}", flush=True)
         yield result
 
 
-def _one(case: Case, name: str, builder: Builder, device: torch.device) -> dict[str, Any]:
+def _one(case: Case, name: str, builder: Builder, device: torch.device) -> tuple[dict[str, Any], Prepared | None]:
+    """What was measured of a contender, and the contender, if it did not fail."""
     result: dict[str, Any] = {}
     prepared = None
     try:
@@ -65,9 +72,9 @@ def _one(case: Case, name: str, builder: Builder, device: torch.device) -> dict[
         if name == OURS:
             raise
         result["fails"] = one_line(failure)
-    del prepared
+        prepared = None
     release(device)
-    return result
+    return result, prepared
 
 
 def _line(contenders: dict[str, dict[str, Any]]) -> str:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import gc
+import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-# How long a figure may take to measure, in milliseconds, and how often at least and at most what it is the median of.
-_BUDGET, _LEAST, _MOST = 60, 5, 31
+# How long a figure may take to measure, in milliseconds, how often at least and at most what it is the median of, and
+# of how many loops it is the best.
+_BUDGET, _LEAST, _MOST, _LOOPS = 60, 5, 31, 8
+
+
+def stay_on(processor: int | None) -> None:
+    """Keep this thread, and those that it starts, on one of the host's processors.
+
+    A thread that wakes up on another, as autograd's does, runs slowly for a while.
+    """
+    if processor is not None:
+        os.sched_setaffinity(0, {processor})
 
 
 def copy_bandwidth(device: str = "cuda") -> float:
@@ -45,12 +57,21 @@ def replay_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> fl
 
 
 def loop_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> float:
-    """Median time of a call among many with no wait in between, as a training loop calls: the host's or the device's,
-    whichever takes longer.
-    """
-    wait = torch.cuda.synchronize if buffers[0][0].is_cuda else lambda: None
+    """Time of a call among many with no wait in between; see `loops_milliseconds`."""
+    return loops_milliseconds({"": (run, buffers)})[""]
 
-    def loop(count: int) -> float:
+
+def loops_milliseconds(calls: Mapping[str, tuple[Callable[..., Any], Sequence[tuple]]]) -> dict[str, float]:
+    """Time of a call among many with no wait in between, as a training loop calls: the host's or the device's,
+    whichever takes longer.
+
+    Calls are functions and the buffers that they go through. They take turns, and the best of some loops counts:
+    whatever else a host does only adds to it, for a while at a time.
+    """
+
+    def loop(name: str, count: int) -> float:
+        run, buffers = calls[name]
+        wait = torch.cuda.synchronize if buffers[0][0].is_cuda else lambda: None
         wait()
         start = time.perf_counter()
         for i in range(count):
@@ -58,10 +79,15 @@ def loop_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> floa
         wait()
         return (time.perf_counter() - start) * 1e3 / count
 
-    once = loop(len(buffers))
-    # a fifth of the budget a loop, so that waiting for its end weighs little
-    count = max(1, min(1000, int(_BUDGET / 5 / once)))
-    return statistics.median(loop(count) for _ in range(5))
+    # so many that waiting for a loop's end weighs little
+    counts = {}
+    for name, (_, buffers) in calls.items():
+        counts[name] = max(1, min(1000, int(_BUDGET / _LOOPS / loop(name, len(buffers)))))
+    best = dict.fromkeys(calls, math.inf)
+    for _ in range(_LOOPS):
+        for name, count in counts.items():
+            best[name] = min(best[name], loop(name, count))
+    return best
 
 
 def eager_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> float:

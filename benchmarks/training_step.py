@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from benchmarks.cgenn import Peer
 from benchmarks.environment import RESULTS, write
 from benchmarks.paper_models import MODELS, gradients, largest_error, theirs_of
+from benchmarks.timing import stay_on
 
 CASES = ("nbody/100", "hulls/128", "hulls/4096")
 TOLERANCE = 1e-3
@@ -158,8 +159,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--processor", type=int, metavar="N", help="for all threads")
     arguments = parser.parse_args()
-    if arguments.processor is not None:
-        os.sched_setaffinity(0, {arguments.processor})
+    stay_on(arguments.processor)
     torch.set_num_threads(arguments.threads)
     peer = Peer(arguments.cgenn) if arguments.cgenn else None
     results = []
