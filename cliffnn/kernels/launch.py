@@ -170,12 +170,6 @@ def _blades(operation: Operation) -> int:
 
 def _groups(operation: Operation, blades: int) -> list[tuple[str, ...]]:
     """Which outputs are computed by one kernel: all, or what the registers hold."""
-    if blades <= 16 or (operation.order > 1 and blades <= 32):
-        return [tuple(operation.outputs)]
-    if operation.order > 1:
+    if operation.order > 1 and blades > 32:
         return [(name,) for name in operation.outputs]
-    kinds = {name: group.kind for name, group in operation.outputs.items()}
-    # gradients with respect to a cotangent are by the way: what they are made of, all others need
-    late = [name for name, kind in kinds.items() if kind == "shared" or name.startswith(f"grad{operation.order}_grad")]
-    groups = [tuple(name for name in kinds if (name in late) == chosen) for chosen in (False, True)]
-    return [group for group in groups if group]
+    return [tuple(operation.outputs)]

@@ -143,20 +143,19 @@ def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> 
     """Whole rows where they are narrow, so that the norm's means over the channels cost nothing; else blocks."""
     width = power_of_two(channels)
     elements = blades * width * (2 if itemsize == 8 else 1)
-    tile_bytes = (3 if blades <= 8 else 4) * blades * itemsize
-    if blades <= 8:
-        resident_warps = 8 if blades > 4 else 16
-        if elements > 4096:
-            return _tiling(channels, 64, 2, (1, 1), 3, resident_warps, tile_bytes, shared)
-        if itemsize == 2:
-            # with half the bytes to read, reading the result is cheaper than computing it, if a row is wide
-            recompute = elements < 1024
-            return _tiling(channels, width, 2, (1, 8), 3, resident_warps, tile_bytes, shared, recompute=recompute)
-        per_thread = 2 if elements > 2048 else 1
-        return _tiling(channels, width, per_thread, (1, 16), 3, resident_warps, tile_bytes, shared)
-    widest = width if elements <= 4096 else 32
-    wide = 16 // itemsize
-    return _tiling(channels, widest, 1, (1, 8), 2, 8, tile_bytes, shared, vector=wide, recompute=False)
+    if blades > 8:
+        # in sections a thread has registers for one multivector, and none for a tile to come
+        widest, resident_warps = width if elements <= 4096 else 32, 12 if blades == 16 else 8
+        return _tiling(channels, widest, 1, (1, 8), 1, resident_warps, recompute=False, apart=True)
+    tile_bytes, resident_warps = 3 * blades * itemsize, 8 if blades > 4 else 16
+    if elements > 4096:
+        return _tiling(channels, 64, 2, (1, 1), 3, resident_warps, tile_bytes, shared)
+    if itemsize == 2:
+        # with half the bytes to read, reading the result is cheaper than computing it, if a row is wide
+        recompute = elements < 1024
+        return _tiling(channels, width, 2, (1, 8), 3, resident_warps, tile_bytes, shared, recompute=recompute)
+    per_thread = 2 if elements > 2048 else 1
+    return _tiling(channels, width, per_thread, (1, 16), 3, resident_warps, tile_bytes, shared)
 
 
 def _higher_tiling(blades: int, channels: int, itemsize: int, normalize: bool) -> Tiling:

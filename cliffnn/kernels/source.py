@@ -8,22 +8,33 @@ What a row has one of is ``(ROWS,)``: means over its channels, and what is compu
 holds whole rows they are summed within a program, between two stages of the arithmetic; where it holds blocks of
 channels, a kernel for each depth of means sums them first, and the last one reads them.
 
-Where registers hold no more, outputs are computed in parts, one after the other: each loads what it needs from the
-cache, and the first hands to the others what they all need, in memory that a program has for itself.
+Where registers hold no more, outputs are computed in parts, one after the other: of a first derivative in sections,
+which leave each other values in registers; of others each loads what it needs from the cache, and the first hands to
+the others what they all need, in memory that a program has for itself.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cliffnn.codegen import file_name, program_of
 from cliffnn.kernels.arithmetic import arithmetic, lanes
-from cliffnn.kernels.plan import power_of_two
-from cliffnn.kernels.tiles import load, offset, stack, store, sums_over_channels, unstack
+from cliffnn.kernels.places import (
+    BLOCK,
+    coefficients_at,
+    each_scalar_at,
+    load_scalars,
+    load_shared,
+    scalars_at,
+    store_scalars,
+    store_total,
+    total_at,
+)
+from cliffnn.kernels.tiles import load, offset, store, sums_over_channels
 from cliffnn.operation import Operation, gradient_name
 
 if TYPE_CHECKING:
@@ -49,8 +60,8 @@ HANDED = {handed}
 
 # Kinds of groups that come as tiles of blades and lanes.
 _IN_TILES = ("rows", "handed")
-# The channels of a program.
-_OWN = "tl.multiple_of(tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS), VECTOR)[None, :]"
+# Groups that one part of a kernel leaves in registers for others.
+_INSIDE = ("means", "kept")
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Kernel:
     loop : bool
         Whether a program goes over many tiles of rows; else it has one, and takes fewer registers.
     apart : bool
-        Whether the outputs are computed in parts, one after the other, each from what it loads itself.
+        Whether the outputs are computed in parts, one after the other.
     """
 
     operation: Operation
@@ -106,37 +117,19 @@ class Kernel:
 
     @cached_property
     def parts(self) -> tuple[Program, ...]:
-        """What it computes, one after the other.
+        """What it computes, one after the other."""
+        from cliffnn.kernels.parts import handing_parts
+        from cliffnn.kernels.sections import sections
 
-        The first part gives to the others the means, and the names before the cut, ``handed``. The gradients with
-        respect to cotangents are by the way there. Two others that share sums are one part.
-        """
-        from cliffnn.shared_sums import with_shared_sums
-
-        program = self.program
-        first = [name for name in program.outputs if name.startswith(gradient_name(self.operation.order, "grad"))]
-        others = [name for name in program.outputs if name not in first]
-        if not self.apart or len(others) < 2:
+        program, totals = self.program, [*self.operation.totals]
+        if not self.apart:
             return (program,)
-        means = tuple(name for of_depth in program.means for name in of_depth)
-        given = {name: symbols for name, symbols in (("means", means), ("handed", program.cut)) if symbols}
-        rest = program.given(given, means)
+        factors = {name: self._tangents(name) for name in program.outputs}
         coefficients = {s for name, group in program.inputs.items() if self.kind(name) == "shared" for s in group}
-        # coefficients are all loaded before any is needed: what needs none makes room for them
-        rest = replace(rest, cut=rest.before(coefficients))
-
-        groups: list[tuple[str, ...]] = [(name,) for name in others]
-        factors: tuple[str, ...] = ()
-        pairs = [(a, b) for a in reversed(others) for b in others if (self.kind(a), self.kind(b)) == ("rows", "shared")]
-        for pair in pairs:
-            part, tangents = rest.only({name: program.outputs[name] for name in pair}), self._tangents(pair[0])
-            if with_shared_sums(part, tangents, coefficients) is not part:
-                groups, factors = [*((name,) for name in others if name not in pair), pair], tangents
-                break
-        parts = [rest.only({name: program.outputs[name] for name in group}) for group in groups]
-        if first or given:
-            parts.insert(0, program.only({name: program.outputs[name] for name in first} | given))
-        return tuple(with_shared_sums(part, factors, coefficients) for part in parts)
+        if self.sectioned:
+            return sections(program, totals, factors, coefficients)
+        by_the_way = [name for name in program.outputs if name.startswith(gradient_name(self.operation.order, "grad"))]
+        return handing_parts(program, totals, by_the_way, factors, coefficients)
 
     def _tangents(self, gradient: str) -> tuple[str, ...]:
         """An input and the cotangents of all its gradients, which take its place in products, by its gradient."""
@@ -146,21 +139,28 @@ class Kernel:
         return tuple(symbol for each in names for symbol in self.program.inputs.get(each, ()))
 
     @property
+    def sectioned(self) -> bool:
+        """Whether its parts leave values in registers for each other."""
+        return self.apart and self.operation.order == 1
+
+    @property
     def again(self) -> bool:
         """Whether coefficients are loaded for each tile: they would fill registers that sums over the rows need."""
-        return self.operation.order > 1
+        return self.operation.order > 1 or self.apart
 
     def kind(self, name: str) -> str:
-        """Of a group: as an operation has it; ``"handed"``, what a program has for itself; else scalars."""
+        """Of a group: as an operation has it; ``"handed"``, what a program has for itself; ``"kept"``, what it has in
+        registers; else scalars.
+        """
         groups = {**self.operation.inputs, **self.operation.outputs}
-        return groups[name].kind if name in groups else "handed" if name == "handed" else "scalars"
+        return groups[name].kind if name in groups else name if name in ("handed", "kept") else "scalars"
 
 
 def kernel_source(kernel: Kernel) -> str:
     """The source of a kernel, as a module."""
     operation, parts = kernel.operation, kernel.parts
     loaded = {name: symbols for part in parts for name, symbols in _loaded(part).items()}
-    outputs = {name: symbols for part in parts for name, symbols in part.outputs.items() if name != "means"}
+    outputs = {name: symbols for part in parts for name, symbols in part.outputs.items() if name not in _INSIDE}
     totals = {name: symbols for name, symbols in outputs.items() if kernel.kind(name) == "shared"}
     stored = {name: symbols for name, symbols in outputs.items() if name not in totals}
     # a program writes its share of all totals side by side
@@ -171,26 +171,26 @@ def kernel_source(kernel: Kernel) -> str:
     if not kernel.again:
         for name, symbols in loaded.items():
             if kernel.kind(name) == "shared":
-                before += _straight({name: _coefficients_at(name, symbols)}, _load_shared(name, symbols))
+                before += _straight({name: coefficients_at(name, range(len(symbols)))}, load_shared(name, symbols))
     before += [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for symbols in totals.values() for symbol in symbols]
 
     addresses: dict[str, str] = {}
     body: list[str] = []
-    for part in parts:
-        body += _part(kernel, part, totals, addresses)
+    for number, part in enumerate(parts):
+        body += _part(kernel, part, totals, addresses, number)
         if "handed" in stored:
             body.append("tl.debug_barrier()")
 
-    # below it tiles are in flight, for which the loop over them must be the innermost
-    placed = _round if operation.order > 1 else _straight
+    # else tiles are in flight, for which the loop over them must be the innermost
+    placed = _round if kernel.again else _straight
     tile = placed(addresses, body)
     after: list[str] = []
     for name, symbols in totals.items():
-        after += placed({"totals": _total_at(name, symbols, operation)}, _store_total(name, symbols))
+        after += placed({"totals": total_at(name, symbols, operation)}, store_total(name, symbols))
     # one that follows another with the same rows begins with the last, which the cache may still hold
     last_first = kernel.depth is None and not kernel.whole_rows
     constants = _constants(parts)
-    lines = _kernel(tensors, constants, before, tile, after, kernel.loop, last_first)
+    lines = _kernel(kernel, tensors, constants, before, tile, after, last_first)
     what = "" if kernel.depth is None else f"sums over channels, at depth {kernel.depth}, of "
     title = f"{what}{operation.text} in {operation.algebra.name}: {operation.expression.function.__doc__}"
     header = _HEADER.format(
@@ -205,50 +205,55 @@ def kernel_source(kernel: Kernel) -> str:
 
 
 def _loaded(program: Program) -> dict[str, tuple[str, ...]]:
-    """What a part of a kernel loads; means that an earlier part has summed are there."""
-    groups = {name: symbols for name, symbols in program.inputs.items() if name != "means"}
+    """What a part of a kernel loads; what an earlier part has left in registers is there."""
+    groups = {name: symbols for name, symbols in program.inputs.items() if name not in _INSIDE}
     return {name: symbols for name, symbols in groups.items() if not program.used.isdisjoint(symbols)}
 
 
-def _part(kernel: Kernel, part: Program, totals: Mapping[str, Iterable[str]], addresses: dict[str, str]) -> list[str]:
+def _part(
+    kernel: Kernel, part: Program, totals: Mapping[str, Iterable[str]], addresses: dict[str, str], number: int
+) -> list[str]:
     """Lines that load, compute and store; the addresses that they use are added to the others."""
     lines: list[str] = []
-    loads = _loaded(part)
+    # what sections before this one have loaded is still there, but for coefficients
+    loads = {n: symbols for n, symbols in _loaded(part).items() if not (kernel.sectioned and n in addresses)}
     for name, symbols in loads.items():
         if kernel.kind(name) == "shared" and kernel.again:
-            addresses[name] = _coefficients_at(name, symbols)
-            lines += _load_shared(name, symbols)
+            places = [place for place, symbol in enumerate(symbols) if symbol in part.used or not kernel.sectioned]
+            tile = f"{name}_{number}" if kernel.sectioned else name
+            addresses[tile] = coefficients_at(name, places)
+            lines += load_shared(tile, [symbols[place] for place in places])
     for name, symbols in loads.items():
         if kernel.kind(name) in _IN_TILES:
             addresses[name] = _tile_at(kernel, name, symbols)
             lines += load(name, symbols)
     for name, symbols in loads.items():
         if kernel.kind(name) == "scalars":
-            addresses[name] = _scalars_at(name, symbols)
-            lines += _load_scalars(name, symbols)
+            addresses[name] = scalars_at(name, symbols)
+            lines += load_scalars(name, symbols)
     lines += arithmetic(part, totals)
     if kernel.depth is not None:
         sums = tuple(f"sum{index}" for index in range(len(part.outputs["sums"])))
         lines += sums_over_channels(sums, [lanes(part, symbol) for symbol in part.outputs["sums"]])
-        addresses |= _each_scalar_at("sums", sums, table=True)
-        return lines + _store_scalars(sums)
+        addresses |= each_scalar_at("sums", sums, table=True)
+        return lines + store_scalars(sums)
     for name, symbols in part.outputs.items():
         if kernel.kind(name) in _IN_TILES:
             addresses[name] = _tile_at(kernel, name, symbols)
             lines += store(name, [lanes(part, symbol) for symbol in symbols])
-        elif kernel.kind(name) == "scalars" and name != "means":
-            addresses |= _each_scalar_at(name, symbols)
-            lines += _store_scalars(symbols)
+        elif kernel.kind(name) == "scalars" and name not in _INSIDE:
+            addresses |= each_scalar_at(name, symbols)
+            lines += store_scalars(symbols)
     return lines
 
 
 def _kernel(
+    kernel: Kernel,
     tensors: list[str],
     constants: tuple[str, ...],
     before: list[str],
     body: list[str],
     after: list[str],
-    loop: bool,
     last_first: bool,
 ) -> str:
     """A kernel that goes over tiles of rows, with lines before and after the loop, and the tensors that it takes."""
@@ -258,6 +263,9 @@ def _kernel(
         "channels: tl.constexpr",
         *(f"{name}: tl.constexpr" for name in (*constants, "ROWS", "CHANNELS", "VECTOR", "STAGES", "COMPUTE")),
     ]
+    # a mask that a compiler sees through costs nothing; second derivatives, short of registers, spill without masks
+    whole = kernel.whole_rows and kernel.operation.order == 1
+    valid = "first + row < rows"
     lines = [
         # a batch size that is 1 or a multiple of 16 would else compile anew
         '@triton.jit(do_not_specialize=["rows"])',
@@ -266,22 +274,23 @@ def _kernel(
         "    lane = tl.arange(0, LANES)",
         "    row = lane // CHANNELS",
         # with no more neighbours at once than a thread computes with, it loads all blades of its lanes itself
-        "    channel = tl.multiple_of(tl.program_id(1) * CHANNELS + lane % CHANNELS, VECTOR)",
+        f"    channel = tl.multiple_of({'' if whole else f'{BLOCK} + '}lane % CHANNELS, VECTOR)",
         "    exists = channel < channels",
         *_indented(before),
         "    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):"
-        if loop
+        if kernel.loop
         else "    tile = tl.program_id(0)",
     ]
     # under the interpreter a loop variable is a plain int, which has no method to widen it
     tile = [
         f"first = tl.full((), ROWS, tl.int64) * {'(tl.cdiv(rows, ROWS) - 1 - tile)' if last_first else 'tile'}",
         "base = first * channels",
-        "valid = first + row < rows",
+        # one row there always is
+        f"valid = ({valid}) if ROWS > 1 else (row < 1)" if whole else f"valid = {valid}",
         "mask = (valid & exists)[None, :]",
         *body,
     ]
-    lines += _indented(_indented(tile) if loop else tile)
+    lines += _indented(_indented(tile) if kernel.loop else tile)
     return "\n".join([*lines, *_indented(after)]) + "\n"
 
 
@@ -332,66 +341,3 @@ def _tile_at(kernel: Kernel, name: str, symbols: tuple[str, ...]) -> str:
     """Where the multivectors of a tile lie; a program has one tile for what it hands to itself."""
     base = "base" if kernel.kind(name) == "rows" else "tl.full((), ROWS, tl.int64) * tl.program_id(0) * channels"
     return f"{name}_ptr + {base} * {len(symbols)} + offset_{len(symbols)}"
-
-
-def _coefficients_at(name: str, symbols: tuple[str, ...]) -> str:
-    return f"{name}_ptr + tl.arange(0, {power_of_two(len(symbols))})[:, None] * channels + channel[None, :]"
-
-
-def _load_shared(name: str, symbols: tuple[str, ...]) -> list[str]:
-    """Coefficients: every lane has those of its channel."""
-    number = f"tl.arange(0, {power_of_two(len(symbols))})[:, None]"
-    return [
-        f"{name}_tile = tl.load({name}_at, ({number} < {len(symbols)}) & exists[None, :], 0.0)",
-        f"{name}_tile = tl.trans({name}_tile).to(COMPUTE)",
-        *unstack(f"{name}_tile", symbols),
-    ]
-
-
-def _scalars_at(name: str, symbols: tuple[str, ...]) -> str:
-    size = len(symbols)
-    return f"{name}_ptr + (first + tl.arange(0, ROWS))[:, None] * {size} + tl.arange(0, {power_of_two(size)})[None, :]"
-
-
-def _load_scalars(name: str, symbols: tuple[str, ...]) -> list[str]:
-    """What each row has one of, in one memory operation; of means, their sums."""
-    size = len(symbols)
-    row, number = "(first + tl.arange(0, ROWS))[:, None]", f"tl.arange(0, {power_of_two(size)})[None, :]"
-    lines = [
-        f"{name}_tile = tl.load({name}_at, ({row} < rows) & ({number} < {size}), 0.0)",
-        *unstack(f"{name}_tile", symbols, "(ROWS,)"),
-    ]
-    return lines + [f"{symbol} = {symbol} / channels" for symbol in symbols if name.startswith("means")]
-
-
-def _each_scalar_at(name: str, symbols: tuple[str, ...], table: bool = False) -> dict[str, str]:
-    """Where what each row has one of is stored; sums over a block of channels in a table of its own.
-
-    Where blocks of channels have programs of their own, all of them write the same.
-    """
-    size = len(symbols)
-    place = f" + tl.full((), {size}, tl.int64) * rows * tl.program_id(1)" if table else ""
-    row = "(first + tl.arange(0, ROWS))"
-    return {symbol: f"{name}_ptr + ({row} * {size} + {index}){place}" for index, symbol in enumerate(symbols)}
-
-
-def _store_scalars(symbols: tuple[str, ...]) -> list[str]:
-    return [f"tl.store({symbol}_at, {symbol}, first + tl.arange(0, ROWS) < rows)" for symbol in symbols]
-
-
-def _total_at(name: str, symbols: tuple[str, ...], operation: Operation) -> str:
-    """Where a program stores its share of a total: after the totals before it."""
-    totals = operation.totals
-    before = sum(totals[other] for other in [*totals][: [*totals].index(name)])
-    number = f"tl.arange(0, {power_of_two(len(symbols))})[:, None]"
-    return f"totals_ptr + (tl.program_id(0) * {sum(totals.values())} + {before} + {number}) * channels + {_OWN}"
-
-
-def _store_total(name: str, symbols: tuple[str, ...]) -> list[str]:
-    """Sum over the rows that a program went over."""
-    size, length = len(symbols), power_of_two(len(symbols))
-    return [
-        *stack(f"{name}_tile", symbols),
-        f"{name}_tile = tl.sum(tl.reshape({name}_tile, (ROWS, CHANNELS, {length})), 0)",
-        f"tl.store(totals_at, tl.trans({name}_tile), ({_OWN} < channels) & (tl.arange(0, {length})[:, None] < {size}))",
-    ]
