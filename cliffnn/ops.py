@@ -255,8 +255,16 @@ def _visible(mode, operator, types, args, kwargs):
     inputs, text, algebra, eps, _ = args
     if mode.export or len(Algebra(algebra)) > _VISIBLE_BLADES or inputs[0].device.type != "cpu":
         return mode.__torch_dispatch__(operator, types, args, kwargs)
+    run = traceable.run_as_region if _takes_regions() else traceable.run
     with mode:
-        return traceable.run(operation(text, algebra), inputs, eps)
+        return run(operation(text, algebra), inputs, eps)
+
+
+def _takes_regions() -> bool:
+    """Whether there will be code for regions: AOTInductor, and inductor's C++ wrappers, have none."""
+    from torch._inductor import config
+
+    return not (torch.compiler.is_exporting() or config.cpp_wrapper)
 
 
 for _key in ("CPU", "CUDA"):

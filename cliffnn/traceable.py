@@ -5,7 +5,8 @@ The same function, with the same arguments, as `cliffnn.generated` runs block by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +39,32 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
             # summed one by one: their terms are never in memory
             results.append(torch.stack([value.sum(0) for value in of_group]).to(like.dtype))
     return results
+
+
+def run_as_region(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """The same as a region, which compilers trace and compile once for all layers that call it on tensors alike.
+
+    Layer by layer, the steps of a deep network take them minutes.
+    """
+    from torch._higher_order_ops import invoke_subgraph
+    from torch.fx.experimental.symbolic_shapes import free_symbols
+
+    layouts = [(tensor.dtype, *tensor.shape, *tensor.stride()) for tensor in inputs]
+    dynamic = [size for layout in layouts for size in layout if isinstance(size, torch.SymInt)]
+    # from a size of 5 n inductor does not find n, which has to be an argument too
+    symbols = sorted(free_symbols(dynamic), key=str)
+    sizes = [dynamic[0].node.shape_env.create_symintnode(symbol, hint=None) for symbol in symbols]
+    # by this name they know it again
+    name = f"cliffnn {operation.text} {operation.algebra.name} {eps} {layouts}"
+    return list(invoke_subgraph(_region(operation, eps), name, *sizes, *inputs))
+
+
+@functools.cache
+def _region(operation: Operation, eps: float) -> Callable[..., tuple[Tensor, ...]]:
+    def region(*arguments):
+        return tuple(run(operation, arguments[-len(operation.inputs) :], eps))
+
+    return region
 
 
 def _unbound(group: Group, tensor: Tensor) -> Sequence[Tensor]:

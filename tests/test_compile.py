@@ -3,8 +3,10 @@
 Inductor takes half a minute for Cl(3), so most tests stop at the graphs that it would get.
 """
 
+import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import reference
@@ -43,11 +45,16 @@ def inductor_folder(tmp_path, monkeypatch):
 
 
 def recording_backend(graphs):
-    """Like inductor up to the graphs of forward and backward, which are recorded and run step by step."""
+    """Like inductor up to the graphs of forward and backward, which are recorded and run step by step.
+
+    What is recorded is the names of functions, those in regions too.
+    """
     from torch._dynamo.backends.common import aot_autograd
 
     def record(graph, _):
-        graphs.append({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
+        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]
+        calls = [node for part in parts for node in part.graph.nodes if node.op == "call_function"]
+        graphs.append(Counter(str(node.target) for node in calls))
         return graph.forward
 
     from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
@@ -61,7 +68,7 @@ def recording_backend(graphs):
 
 @pytest.mark.parametrize("algebra", ["R2", "R3", "R5"])
 def test_only_large_algebras_are_opaque(algebra):
-    graphs: list[set[str]] = []
+    graphs: list[Counter[str]] = []
     inputs = random_inputs("gelu_weighted_geometric_product", algebra, [3], 5, dtype=torch.float64)
     function = torch.compile(
         lambda x, y, w: F.gelu_sgp_norm(x, y, w, algebra), fullgraph=True, backend=recording_backend(graphs)
@@ -72,6 +79,23 @@ def test_only_large_algebras_are_opaque(algebra):
     assert ("cliffnn.geometric_op.default" in forward) == opaque
     assert ("cliffnn.geometric_op.default" in backward) == opaque
     assert ("aten.erf.default" in forward) != opaque
+
+
+def test_what_layers_repeat_is_compiled_once():
+    """However deep a network is, inductor meets the steps of each operation once."""
+
+    def met(depth):
+        torch.compiler.reset()
+        graphs: list[Counter[str]] = []
+        layers = nn.Sequential(*[SGPNormBlock(3, "R2") for _ in range(depth)])
+        run = torch.compile(layers, fullgraph=True, backend=recording_backend(graphs))
+        run(torch.randn(5, 4, 3, requires_grad=True)).sum().backward()
+        return [(calls["invoke_subgraph"], calls["aten.addcmul.default"]) for calls in graphs]
+
+    (forward, in_forward), (backward, in_backward) = met(1)
+    assert in_forward > 0
+    assert in_backward > 0
+    assert met(3) == [(3 * forward, in_forward), (3 * backward, in_backward)]
 
 
 @pytest.mark.gpu
@@ -138,6 +162,28 @@ def test_training_with_inductor(inductor_folder):
         for g, wanted in zip(got, gradients(exact, x), strict=True):
             torch.testing.assert_close(g, wanted, rtol=1e-9, atol=1e-12)
     assert counter.frame_count == 2
+
+
+def test_inductor_with_sizes_that_are_products(inductor_folder):
+    """Rows of two batch dimensions, both of any size: the code of a region has to find both."""
+    model = nn.Sequential(SGPNormBlock(3, "R1"), SGPNormBlock(3, "R1")).double()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+
+    def step(model, x):
+        out = model(x)
+        return out, *torch.autograd.grad(out.square().sum(), [x, *model.parameters()])
+
+    for rows in ((4, 5), (6, 7)):
+        x = torch.randn(*rows, 2, 3, dtype=torch.float64, requires_grad=True)
+        torch.testing.assert_close(step(compiled, x), step(model, x))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, which compiles the wrapper")
+def test_wrappers_in_cpp(inductor_folder):
+    """Inductor has no code in C++ for regions."""
+    block, x = SGPNormBlock(3, "R1").double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    compiled = torch.compile(block, fullgraph=True, options={"cpp_wrapper": True})
+    torch.testing.assert_close(compiled(x), block(x))
 
 
 def test_versors_with_inductor(inductor_folder):
