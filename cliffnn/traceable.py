@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def run_as_region(operation: Operation, inputs: Sequence[Tensor], eps: float) ->
     sizes = [dynamic[0].node.shape_env.create_symintnode(symbol, hint=None) for symbol in symbols]
     # by this name they know it again
     name = f"cliffnn {operation.text} {operation.algebra.name} {eps} {layouts}"
-    return list(invoke_subgraph(_region(operation, eps), name, *sizes, *inputs))
+    return list(invoke_subgraph(cast(Any, _region(operation, eps)), name, *sizes, *inputs))
 
 
 @functools.cache
