@@ -104,14 +104,18 @@ def eager_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> flo
 
 
 def peak_bytes(run: Callable[..., Any], buffer: tuple) -> int:
-    """How much more memory is allocated at the peak of a call than before it: results and gradients included."""
-    run(*buffer)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    run(*buffer)
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    """How much more memory is allocated at the peak of a call than before it: results and gradients included.
+
+    The backward runs in this thread: one of autograd's own may give memory back after the next call has begun.
+    """
+    with torch.autograd.set_multithreading_enabled(False):
+        run(*buffer)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run(*buffer)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
 
 
 def cache_bytes(device: torch.device) -> int:

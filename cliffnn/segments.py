@@ -34,7 +34,7 @@ class Segments:
 
     def sum(self, x: Tensor) -> Tensor:
         """``(rows, ...)`` to ``(segments, ...)``; zero where a segment is empty."""
-        if _by_torch():
+        if _traced_transform():
             index, _, offsets = self.tables
             return x.new_zeros(offsets.shape[0] - 1, *x.shape[1:]).index_add(0, index, x)
         return _choose(_Sum, _TransformableSum).apply(x, *self.tables)
@@ -45,13 +45,13 @@ class Segments:
 
     def spread(self, x: Tensor) -> Tensor:
         """``(segments, ...)`` to ``(rows, ...)``: each row gets what its segment has."""
-        if _by_torch():
+        if _traced_transform():
             return x.index_select(0, self.tables[0])
         return _choose(_Spread, _TransformableSpread).apply(x, *self.tables)
 
 
-def _by_torch() -> bool:
-    """Compilers let no function of ours through a transform of `torch.func`: its derivatives would be lost."""
+def _traced_transform() -> bool:
+    """Whether torch's own functions are needed: compilers let no function of ours through a transform of `torch.func`: its derivatives would be lost."""
     return torch.compiler.is_compiling() and transformed()
 
 
