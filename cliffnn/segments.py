@@ -51,7 +51,7 @@ class Segments:
 
 
 def _traced_transform() -> bool:
-    """Whether torch's own functions are needed: compilers let no function of ours through a transform of `torch.func`: its derivatives would be lost."""
+    """Compilers let no function of ours through a transform of `torch.func`: its derivatives would be lost."""
     return torch.compiler.is_compiling() and transformed()
 
 

@@ -34,7 +34,8 @@ class Tiling:
     recompute : bool
         Whether a backward computes the normalised result anew instead of reading it.
     apart : bool
-        Whether outputs are computed in parts, one after the other, which takes fewer registers.
+        Whether memory operations stand in a loop of one round, which makes compiling quick where no tile is in flight,
+        and outputs of a derivative are computed in parts, one after the other, which takes fewer registers.
     """
 
     rows: int
@@ -135,7 +136,7 @@ def _forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> T
     if blades > 8:
         # in the widest rows fewer threads wait for each other
         per_thread = 2 if blades == 16 and width >= 256 and itemsize <= 4 else 1
-        return _tiling(channels, width, per_thread, (1, 16), vector=1)
+        return _tiling(channels, width, per_thread, (1, 16), vector=1, apart=blades > 16)
     return _tiling(channels, width, max(1, 8 // blades), (max(2, blades // 2), 16))
 
 

@@ -82,7 +82,8 @@ class Kernel:
     loop : bool
         Whether a program goes over many tiles of rows; else it has one, and takes fewer registers.
     apart : bool
-        Whether the outputs are computed in parts, one after the other.
+        Whether memory operations stand in a loop of one round, and outputs of a derivative are computed in parts, one
+        after the other.
     """
 
     operation: Operation
@@ -122,7 +123,7 @@ class Kernel:
         from cliffnn.kernels.sections import sections
 
         program, totals = self.program, [*self.operation.totals]
-        if not self.apart:
+        if not (self.apart and self.operation.order):
             return (program,)
         factors = {name: self._tangents(name) for name in program.outputs}
         coefficients = {s for name, group in program.inputs.items() if self.kind(name) == "shared" for s in group}
