@@ -105,7 +105,7 @@ def measure_loops(prepared: dict[str, Prepared], results: dict[str, dict[str, An
     for mode in MODES:
         found = loops_milliseconds({name: _calls(one, mode) for name, one in prepared.items()})
         for name, milliseconds in found.items():
-            results[name][mode]["loop_ms"] = round(milliseconds, 5)
+            results[name].setdefault(mode, {})["loop_ms"] = round(milliseconds, 5)
 
 
 def _calls(prepared: Prepared, mode: str) -> tuple[Callable[..., Any], list[tuple]]:
@@ -122,10 +122,11 @@ def _buffers(prepared: Prepared) -> int:
     return min(_MOST_BUFFERS, max(2, math.ceil(2 * cache_bytes(prepared.device) / size)))
 
 
-def release(device: torch.device) -> None:
-    """Give memory back before the next contender comes."""
+def release(device: torch.device, freeze: bool = True) -> None:
+    """Give memory back before the next contender comes; ``freeze`` only while none is alive."""
     gc.collect()
-    # what stays is the compilers' own, and walking over it takes half a second each time
-    gc.freeze()
+    if freeze:
+        # what stays is the compilers' own, and walking over it takes half a second each time
+        gc.freeze()
     if device.type == "cuda":
         torch.cuda.empty_cache()

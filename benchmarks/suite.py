@@ -49,7 +49,7 @@ def run(
                 result["contenders"][name], prepared = _one(case, name, builders[case.subject], device)
                 if prepared is not None:
                     ready[name] = prepared
-        measure_loops(ready, result["contenders"])
+        _loops(ready, result["contenders"])
         ready.clear()
         release(device)
         clock = time.perf_counter() - start
@@ -72,9 +72,23 @@ def _one(case: Case, name: str, builder: Builder, device: torch.device) -> tuple
         if name == OURS:
             raise
         result["fails"] = one_line(failure)
-        prepared = None
-    release(device)
-    return result, prepared
+    release(device, freeze=False)
+    # one that can't be captured in a graph can be called in a loop
+    return result, prepared if "wrong" in result else None
+
+
+def _loops(ready: dict[str, Prepared], results: dict[str, dict[str, Any]]) -> None:
+    """Measure loops; if that fails, of each contender alone, so that who fails is found."""
+    try:
+        measure_loops(ready, results)
+    except Exception:
+        for name, prepared in ready.items():
+            try:
+                measure_loops({name: prepared}, results)
+            except Exception as failure:
+                if name == OURS:
+                    raise
+                results[name].setdefault("fails", one_line(failure))
 
 
 def _line(contenders: dict[str, dict[str, Any]]) -> str:

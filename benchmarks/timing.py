@@ -79,9 +79,10 @@ def loops_milliseconds(calls: Mapping[str, tuple[Callable[..., Any], Sequence[tu
         wait()
         return (time.perf_counter() - start) * 1e3 / count
 
-    # so many that waiting for a loop's end weighs little
+    # so many that waiting for a loop's end weighs little; the first may compile, and allocates
     counts = {}
     for name, (_, buffers) in calls.items():
+        loop(name, len(buffers))
         counts[name] = max(1, min(1000, int(_BUDGET / _LOOPS / loop(name, len(buffers)))))
     best = dict.fromkeys(calls, math.inf)
     for _ in range(_LOOPS):

@@ -55,8 +55,9 @@ def run_as_region(operation: Operation, inputs: Sequence[Tensor], eps: float) ->
     # from a size of 5 n inductor does not find n, which has to be an argument too
     symbols = sorted(free_symbols(dynamic), key=str)
     sizes = [dynamic[0].node.shape_env.create_symintnode(symbol, hint=None) for symbol in symbols]
-    # by this name they know it again
-    name = f"cliffnn {operation.text} {operation.algebra.name} {eps} {layouts}"
+    # by this name they know it again, with the same of its inputs one tensor
+    same = [next(n for n, other in enumerate(inputs) if other is tensor) for tensor in inputs]
+    name = f"cliffnn {operation.text} {operation.algebra.name} {eps} {layouts} {same}"
     return list(invoke_subgraph(cast(Any, _region(operation, eps)), name, *sizes, *inputs))
 
 

@@ -98,6 +98,39 @@ def test_what_layers_repeat_is_compiled_once():
     assert met(3) == [(3 * forward, in_forward), (3 * backward, in_backward)]
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["the same first", "another first"])
+def test_regions_of_the_same_tensor_twice(order):
+    """A product of a tensor with itself is no product with another of the same shape."""
+
+    def function(x, y):
+        first, second = (F.geometric_product(x, other, "R3") for other in (x, y)[::order])
+        return first + 2 * second
+
+    x, y = torch.randn(2, 5, 8, 3, dtype=torch.float64)
+    inputs = [x.requires_grad_(), y.requires_grad_()]
+    wanted = function(*inputs)
+    torch.compiler.reset()
+    got = torch.compile(function, fullgraph=True, backend="aot_eager")(*inputs)
+    torch.testing.assert_close(got, wanted)
+    grad = torch.randn_like(wanted)
+    gradients = (torch.autograd.grad(out, inputs, grad) for out in (got, wanted))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_regions_that_differ_in_little():
+    """Algebras of the same size, what norms add, dtypes: each has its own."""
+
+    def function(x, half):
+        parts = [F.rms_norm(x, algebra, eps) for algebra in ("R1,3", "R3,0,1") for eps in (1e-6, 1.0)]
+        return torch.stack([*parts, F.rms_norm(half, "R1,3").double()])
+
+    x = torch.randn(5, 16, 3, dtype=torch.float64)
+    torch.compiler.reset()
+    got = torch.compile(function, fullgraph=True, backend="aot_eager")(x, x.float())
+    torch.testing.assert_close(got, function(x, x.float()), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_linear_map_on_a_gpu_stays_one_operator():

@@ -13,16 +13,23 @@ if TYPE_CHECKING:
     from cliffnn.program import Program
 
 
-def arithmetic(program: Program, totals: Mapping[str, Iterable[str]]) -> list[str]:
-    """All statements, in stages with the sums over channels between them."""
-    from cliffnn.program import SINGULAR
+def arithmetic(program: Program, totals: Mapping[str, Iterable[str]], singular: bool) -> list[str]:
+    """All statements, in stages with the sums over channels between them.
+
+    Parameters
+    ----------
+    program : Program
+    totals : mapping of str to iterable of str
+        The outputs that are sums over all rows.
+    singular : bool
+        Whether rows that do not exist may give something that is not finite.
+    """
     from cliffnn.schedule import scheduled
 
     muls, adds = program.operations
     lines = [f"# {muls} multiplications, {adds} additions"]
     stages = _stages(program)
     summed = {symbol for symbols in totals.values() for symbol in symbols}
-    singular = any(getattr(value, "function", "") in SINGULAR for _, value in program.statements)
     wide = _needed_in_lanes(program)
     lines += [_widened(symbol) for group in program.inputs.values() for symbol in group if symbol in wide]
     means = program.means
@@ -81,7 +88,9 @@ def _needed_in_lanes(program: Program) -> set[str]:
     users = [value for name, value in program.statements if name not in program.uniform]
     found = {operand for value in users for operand in operands(value)}
     found |= {symbol for means in program.means for symbol in means.values()}
-    found |= {symbol for name, group in program.outputs.items() if name not in ("scales", "means") for symbol in group}
+    found |= {
+        symbol for name, group in program.outputs.items() if name not in ("scales", "means", "kept") for symbol in group
+    }
     return (found & program.uniform) - set(CONSTANTS)
 
 

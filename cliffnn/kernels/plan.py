@@ -89,7 +89,9 @@ def _tiling(
     return Tiling(rows, width, blocks, count, vector, stages, resident, recompute, apart)
 
 
-def tiling(blades: int, channels: int, itemsize: int, shared: int, order: int, normalize: bool) -> Tiling:
+def tiling(
+    blades: int, channels: int, itemsize: int, shared: int, order: int, normalize: bool, sections: bool
+) -> Tiling:
     """Of the kernels that compute an operation's outputs.
 
     Parameters
@@ -103,11 +105,13 @@ def tiling(blades: int, channels: int, itemsize: int, shared: int, order: int, n
         How often the operation was differentiated.
     normalize : bool
         Whether there is a norm, whose means over the channels cost nothing where tiles hold whole rows.
+    sections : bool
+        Whether a first derivative of so many blades is computed in sections.
     """
     if order == 0:
         return _forward_tiling(blades, channels, itemsize, shared)
     if order == 1:
-        return _backward_tiling(blades, channels, itemsize, shared)
+        return _backward_tiling(blades, channels, itemsize, shared, sections)
     return _higher_tiling(blades, channels, itemsize, normalize)
 
 
@@ -140,14 +144,18 @@ def _forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> T
     return _tiling(channels, width, max(1, 8 // blades), (max(2, blades // 2), 16))
 
 
-def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> Tiling:
+def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int, sections: bool) -> Tiling:
     """Whole rows where they are narrow, so that the norm's means over the channels cost nothing; else blocks."""
     width = power_of_two(channels)
     elements = blades * width * (2 if itemsize == 8 else 1)
     if blades > 8:
-        # in sections a thread has registers for one multivector, and none for a tile to come
-        widest, resident_warps = width if elements <= 4096 else 32, 12 if blades == 16 else 8
-        return _tiling(channels, widest, 1, (1, 8), 1, resident_warps, recompute=False, apart=True)
+        widest = width if elements <= 4096 else 32
+        if sections:
+            # a thread has registers for one multivector, and none for a tile to come
+            resident_warps = 12 if blades == 16 else 8
+            return _tiling(channels, widest, 1, (1, 8), 1, resident_warps, recompute=False, apart=True)
+        tile_bytes, wide = 4 * blades * itemsize, 16 // itemsize
+        return _tiling(channels, widest, 1, (1, 8), 2, 8, tile_bytes, shared, vector=wide, recompute=False)
     tile_bytes, resident_warps = 3 * blades * itemsize, 8 if blades > 4 else 16
     if elements > 4096:
         return _tiling(channels, 64, 2, (1, 1), 3, resident_warps, tile_bytes, shared)

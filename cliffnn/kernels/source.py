@@ -146,7 +146,9 @@ class Kernel:
 
     @property
     def again(self) -> bool:
-        """Whether coefficients are loaded for each tile: they would fill registers that sums over the rows need."""
+        """Whether all memory operations stand in a loop of one round, those of coefficients too: these are loaded for
+        each tile, and fill no registers that sums over the rows need.
+        """
         return self.operation.order > 1 or self.apart
 
     def kind(self, name: str) -> str:
@@ -177,12 +179,12 @@ def kernel_source(kernel: Kernel) -> str:
 
     addresses: dict[str, str] = {}
     body: list[str] = []
-    for number, part in enumerate(parts):
-        body += _part(kernel, part, totals, addresses, number)
+    for number in range(len(parts)):
+        body += _part(kernel, number, totals, addresses)
         if "handed" in stored:
             body.append("tl.debug_barrier()")
 
-    # else tiles are in flight, for which the loop over them must be the innermost
+    # else tiles may be in flight, for which the loop over them must be the innermost
     placed = _round if kernel.again else _straight
     tile = placed(addresses, body)
     after: list[str] = []
@@ -211,11 +213,10 @@ def _loaded(program: Program) -> dict[str, tuple[str, ...]]:
     return {name: symbols for name, symbols in groups.items() if not program.used.isdisjoint(symbols)}
 
 
-def _part(
-    kernel: Kernel, part: Program, totals: Mapping[str, Iterable[str]], addresses: dict[str, str], number: int
-) -> list[str]:
+def _part(kernel: Kernel, number: int, totals: Mapping[str, Iterable[str]], addresses: dict[str, str]) -> list[str]:
     """Lines that load, compute and store; the addresses that they use are added to the others."""
     lines: list[str] = []
+    part = kernel.parts[number]
     # what sections before this one have loaded is still there, but for coefficients
     loads = {n: symbols for n, symbols in _loaded(part).items() if not (kernel.sectioned and n in addresses)}
     for name, symbols in loads.items():
@@ -232,7 +233,7 @@ def _part(
         if kernel.kind(name) == "scalars":
             addresses[name] = scalars_at(name, symbols)
             lines += load_scalars(name, symbols)
-    lines += arithmetic(part, totals)
+    lines += arithmetic(part, totals, _singular(kernel.parts))
     if kernel.depth is not None:
         sums = tuple(f"sum{index}" for index in range(len(part.outputs["sums"])))
         lines += sums_over_channels(sums, [lanes(part, symbol) for symbol in part.outputs["sums"]])
@@ -330,6 +331,13 @@ def _functions(parts: Iterable[Program]) -> str:
     values = [value for part in parts for _, value in part.statements]
     found = {value.function for value in values if hasattr(value, "function")} - {"mean"}
     return ", ".join(sorted({*found, "to_lanes"}))
+
+
+def _singular(parts: Iterable[Program]) -> bool:
+    """Whether a function that is not finite everywhere is computed: what it gives may be used in another part."""
+    from cliffnn.program import SINGULAR
+
+    return any(getattr(value, "function", "") in SINGULAR for part in parts for _, value in part.statements)
 
 
 def _constants(parts: Iterable[Program]) -> tuple[str, ...]:
