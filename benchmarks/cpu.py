@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import RESULTS, write
+from benchmarks.timing import LITTLE_STORED
 from cliffnn import Algebra, generated
 from cliffnn import functional as F
 from cliffnn.operation import operation
@@ -48,7 +49,7 @@ def milliseconds(run: Callable[[], Any], calls: int = 15) -> float:
 WAYS: dict[str, dict[str, Any] | None] = {
     "eager": None,
     "compiled": {},
-    "compiled, little stored": {"realize_opcount_threshold": 300, "realize_reads_threshold": 100},
+    "compiled, little stored": LITTLE_STORED,
 }
 
 

@@ -3,12 +3,12 @@
     python -m benchmarks.training_step [--cgenn CHECKOUT] [--case nbody/100 ...] [--no-compile] [--processor N]
 
 Cases are a model and a batch size: ``nbody`` (five charged particles, 28 channels, 3 rounds) and ``hulls`` (16 points
-in five dimensions, 32 channels, 4 products), in float32. Modes are eager and compiled, on a GPU with CUDA graphs
-(``mode="reduce-overhead"``), and there also captured: the whole step, Adam included, in one CUDA graph, of the eager
-and of the compiled model. CGENN's code runs eager, as it comes. All start from the same weights (CGENN's, if it is
-there); refuses to report if their losses or gradients differ. Times are medians over steps, the best of some rounds in
-which the modes take turns. With ``--processor`` all threads stay on one of the host's, so that none, as autograd's,
-wakes up where caches are cold.
+in five dimensions, 32 channels, 4 products), in float32. Modes are eager and compiled, on a CPU also with little stored
+(``docs/pytorch.md``), on a GPU with CUDA graphs (``mode="reduce-overhead"``), and there also captured: the whole step,
+Adam included, in one CUDA graph, of the eager and of the compiled model. CGENN's code runs eager, as it comes. All
+start from the same weights (CGENN's, if it is there); refuses to report if their losses or gradients differ. Times are
+medians over steps, the best of some rounds in which the modes take turns. With ``--processor`` all threads stay on one
+of the host's, so that none, as autograd's, wakes up where caches are cold.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.cgenn import Peer
 from benchmarks.environment import RESULTS, write
 from benchmarks.paper_models import MODELS, gradients, largest_error, theirs_of
-from benchmarks.timing import stay_on
+from benchmarks.timing import LITTLE_STORED, stay_on
 
 CASES = ("nbody/100", "hulls/128", "hulls/4096")
 TOLERANCE = 1e-3
@@ -120,18 +120,20 @@ def measure(case: str, peer: Peer | None, compiles: bool, rounds: int, budget: f
         copy.load_state_dict(state)
         return copy
 
-    def column(mode: str | None, make_step: Callable = step_of) -> tuple:
+    def column(how: dict[str, Any] | None, make_step: Callable = step_of) -> tuple:
         module = own()
-        run = loss_of if mode is None else torch.compile(loss_of, fullgraph=True, dynamic=False, mode=mode)
+        run = loss_of if how is None else torch.compile(loss_of, fullgraph=True, dynamic=False, **how)
         return lambda: run(module, batch), module, make_step
 
     columns["eager"] = column(None)
     if compiles:
-        columns["compiled"] = column("reduce-overhead" if device == "cuda" else "default")
+        columns["compiled"] = column({"mode": "reduce-overhead"} if device == "cuda" else {})
+        if device == "cpu":
+            columns["compiled, little stored"] = column({"options": LITTLE_STORED})
     if device == "cuda":
         columns["eager, captured"] = column(None, captured)
         if compiles:
-            columns["compiled, captured"] = column("default", captured)
+            columns["compiled, captured"] = column({}, captured)
 
     steps, wanted = {}, gradients(columns["eager"][0], columns["eager"][1])
     for label, (loss, module, make_step) in columns.items():

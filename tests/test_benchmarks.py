@@ -141,6 +141,29 @@ def test_another_that_is_wrong_or_fails_is_said_to_be(monkeypatch, tmp_path, cap
     assert "no such size" in out
 
 
+def test_one_that_fails_in_a_loop_stops_nobody(monkeypatch, tmp_path):
+    def failing(case, parameters):
+        # enough for the check
+        built, calls = contenders.ours_operator(case, parameters), iter(range(4))
+
+        def run_so_often(x, y):
+            next(calls)
+            return built.run(x, y)
+
+        return contenders.Built(run_so_often, parameters)
+
+    available = {
+        "failing": {"operator": failing},
+        "cliffnn": {"operator": contenders.ours_operator},
+    }
+    monkeypatch.setattr(peers, "available", lambda path: available)
+    run(monkeypatch, "--part", "grid", "--output", tmp_path)
+    content = json.loads((tmp_path / "grid.json").read_text())
+    for case in content["results"]:
+        assert case["contenders"]["failing"]["fails"].startswith("StopIteration")
+        assert all(case["contenders"]["cliffnn"][mode]["loop_ms"] > 0 for mode in measure.MODES)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
