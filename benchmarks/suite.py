@@ -50,7 +50,7 @@ def run(
                 if prepared is not None:
                     ready[name] = prepared
         _loops(ready, result["contenders"])
-        ready.clear()
+        prepared, ready = None, {}
         release(device)
         clock = time.perf_counter() - start
         print(f"[{clock:4.0f} s] {number}/{len(cases)} {case}: {_line(result['contenders'])}", flush=True)
