@@ -261,10 +261,11 @@ def _visible(mode, operator, types, args, kwargs):
 
 
 def _takes_regions() -> bool:
-    """Whether there will be code for regions: AOTInductor, and inductor's C++ wrappers, have none."""
+    """Whether torch's compiler is at work, which knows regions again; AOTInductor and C++ wrappers have none."""
+    from torch._guards import TracingContext
     from torch._inductor import config
 
-    return not (torch.compiler.is_exporting() or config.cpp_wrapper)
+    return TracingContext.try_get() is not None and not (torch.compiler.is_exporting() or config.cpp_wrapper)
 
 
 for _key in ("CPU", "CUDA"):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cliffnn.ops import transformed
+from cliffnn.ops import library, transformed
 
 
 class Segments:
@@ -120,8 +120,23 @@ class _TransformableSpread(_Transformable):
 
 
 def _reduce(x: Tensor, reduce: str, index: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
-    if reduce == "sum" and not (x.is_cuda or torch.compiler.is_compiling()):
-        # six times as fast there, and in a fixed order; compiled, it is neither
-        return x.new_zeros(offsets.shape[0] - 1, *x.shape[1:]).index_add_(0, index, x)
+    if reduce == "sum" and not x.is_cuda:
+        # ten times as fast there, and in a fixed order; as a compiler writes it, it is neither, so to that it is an
+        # operator, but for exported programs, which may run where there is none of ours
+        if not torch.compiler.is_compiling():
+            return _added(x, index, offsets.shape[0] - 1)
+        if not torch.compiler.is_exporting():
+            return torch.ops.cliffnn.segment_sum(x, index, offsets.shape[0] - 1)
     rows = x if order is None else x.index_select(0, order)
     return torch.segment_reduce(rows, reduce, offsets=offsets, axis=0, unsafe=True)
+
+
+def _added(x: Tensor, index: Tensor, count: int) -> Tensor:
+    return x.new_zeros(count, *x.shape[1:]).index_add_(0, index, x)
+
+
+library.define("segment_sum(Tensor x, Tensor index, SymInt count) -> Tensor")
+library.impl("segment_sum", _added, "CPU")
+torch.library.register_fake(
+    "cliffnn::segment_sum", lambda x, index, count: x.new_empty(count, *x.shape[1:]), lib=library
+)

@@ -27,6 +27,7 @@ from torch import nn
 from cliffnn import functional as F
 from cliffnn import ops
 from cliffnn.layers import MVLinear, SGPNormBlock, VersorLinear
+from cliffnn.segments import Segments
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
 
@@ -96,6 +97,26 @@ def test_what_layers_repeat_is_compiled_once():
     assert in_forward > 0
     assert in_backward > 0
     assert met(3) == [(3 * forward, in_forward), (3 * backward, in_backward)]
+
+
+def test_sums_over_edges_are_an_operator_to_compilers_of_a_cpu():
+    """What inductor makes of torch's is slow, or adds in any order."""
+    index = torch.tensor([2, 0, 2, 3, 0, 2])
+    x = torch.randn(6, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    def function(x):
+        segments = Segments(index, 5)
+        return segments.spread(segments.sum(x).square())
+
+    wanted, graphs = function(x), []
+    torch.compiler.reset()
+    got = torch.compile(function, fullgraph=True, backend=recording_backend(graphs))(x)
+    torch.testing.assert_close(got, wanted)
+    grad = torch.randn_like(wanted)
+    gradients = (torch.autograd.grad(out, x, grad) for out in (got, wanted))
+    torch.testing.assert_close(*gradients)
+    # the sum forward; backward that of what was spread
+    assert [graph["cliffnn.segment_sum.default"] for graph in graphs] == [1, 1]
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["the same first", "another first"])
