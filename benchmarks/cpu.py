@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import RESULTS, write
-from benchmarks.timing import LITTLE_STORED
 from cliffnn import Algebra, generated
 from cliffnn import functional as F
 from cliffnn.operation import operation
@@ -44,8 +43,10 @@ def milliseconds(run: Callable[[], Any], calls: int = 15) -> float:
     return statistics.median(times[2:])
 
 
-# How our operator runs: options of inductor's, or None for eager. What it stores of intermediate results, instead of
-# computing them again in its next loop, is as it decides, or as little as it can.
+# Options of inductor, with which it stores as little of intermediate results as it can, and computes them again in its
+# next loop (`docs/pytorch.md`).
+LITTLE_STORED = {"realize_opcount_threshold": 300, "realize_reads_threshold": 100}
+# How our operator runs: options of inductor's, or None for eager.
 WAYS: dict[str, dict[str, Any] | None] = {
     "eager": None,
     "compiled": {},

@@ -17,10 +17,6 @@ import torch
 _BUDGET, _LEAST, _MOST, _LOOPS = 60, 5, 31, 8
 
 
-# Options of inductor on a CPU, with which it computes again what it would store (`docs/pytorch.md`).
-LITTLE_STORED = {"realize_opcount_threshold": 300, "realize_reads_threshold": 100}
-
-
 def stay_on(processor: int | None) -> None:
     """Keep this thread, and those that it starts, on one of the host's processors.
 

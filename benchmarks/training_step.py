@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cgenn import Peer
+from benchmarks.cpu import LITTLE_STORED
 from benchmarks.environment import RESULTS, write
 from benchmarks.paper_models import MODELS, gradients, largest_error, theirs_of
-from benchmarks.timing import LITTLE_STORED, stay_on
+from benchmarks.timing import stay_on
 
 CASES = ("nbody/100", "hulls/128", "hulls/4096")
 TOLERANCE = 1e-3

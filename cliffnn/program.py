@@ -196,6 +196,10 @@ class Program:
         """The same program with other outputs, which may be any of its names."""
         return replace(self, outputs=outputs).pruned()
 
+    def giving(self, *names: str) -> Program:
+        """The same program with some of its outputs."""
+        return self.only({name: self.outputs[name] for name in names})
+
     def pruned(self) -> Program:
         """Without the statements that no output needs."""
         live = {name for group in self.outputs.values() for name in group}

@@ -97,9 +97,8 @@ class Launches:
         blades = _blades(operation)
         arguments = channels, dtype, device, eps
         shared, normalize = shared_memory(device), operation.normalize
-        # of 8 blades it is slower, also where many multivectors count as more
-        sections = len(operation.algebra) > 8
-        tiling = plan.tiling(blades, channels, dtype.itemsize, shared, operation.order, normalize, sections)
+        order, whole = operation.order, len(operation.algebra)
+        tiling = plan.tiling(blades, channels, dtype.itemsize, shared, order, normalize, whole)
         kernels = [
             Kernel(
                 operation,

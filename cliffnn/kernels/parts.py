@@ -55,13 +55,9 @@ def _sharing(
     coefficients: Collection[str],
 ) -> list[Program]:
     """A part for each output, but one for two that share sums, if there are such."""
-
-    def part(*of: str) -> Program:
-        return program.only({name: program.outputs[name] for name in of})
-
     for gradient in reversed([name for name in names if name not in totals]):
         for total in (name for name in names if name in totals):
-            both = part(gradient, total)
+            both = program.giving(gradient, total)
             if (sharing := with_shared_sums(both, factors[gradient], coefficients)) is not both:
-                return [*(part(name) for name in names if name not in (gradient, total)), sharing]
-    return [part(name) for name in names]
+                return [*(program.giving(name) for name in names if name not in (gradient, total)), sharing]
+    return [program.giving(name) for name in names]

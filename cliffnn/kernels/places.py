@@ -1,11 +1,13 @@
 """Where coefficients, sums and what a row has one of lie in memory, and lines of a kernel that load and store them.
 
-``name_at`` is where ``name`` is loaded from or stored.
+``name_at`` is where ``name`` is loaded from or stored; such addresses stand before what uses them (`straight`), or are
+the arguments of a loop (`one_round`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.tiles import stack, unstack
@@ -88,3 +90,30 @@ def store_total(name: str, symbols: tuple[str, ...]) -> list[str]:
         f"{name}_tile = tl.sum(tl.reshape({name}_tile, (ROWS, CHANNELS, {length})), 0)",
         f"tl.store(totals_at, tl.trans({name}_tile), ({_OWN} < channels) & (tl.arange(0, {length})[:, None] < {size}))",
     ]
+
+
+def straight(addresses: Mapping[str, str], lines: list[str]) -> list[str]:
+    """Lines with each address before it is used."""
+    result: list[str] = []
+    for line in lines:
+        if used := re.search(r"tl\.(?:load|store)\((\w+)_at,", line):
+            result.append(_at(used[1], addresses[used[1]]))
+        result.append(line)
+    return result
+
+
+def one_round(addresses: Mapping[str, str], lines: list[str]) -> list[str]:
+    """Lines as a loop of one round, whose addresses are its arguments.
+
+    For each operation on memory the pass `TritonGPUCoalesce` looks at all that is connected with it, and for each of
+    these again, but not where the address is an argument of a loop. Only LLVM sees that ``nothing`` is zero: then the
+    loop is none.
+    """
+    steps = [f"{name}_at += nothing" for name in addresses]
+    loop = ["for once in tl.range(0, 1 + nothing, num_stages=1):", *(f"    {line}" for line in [*lines, *steps])]
+    # a multiple of 16, as addresses are: loads and stores stay as wide
+    return [*(_at(*each) for each in addresses.items()), "nothing = ((rows & 1) >> 1) * 16", *loop]
+
+
+def _at(name: str, address: str) -> str:
+    return f"{name}_at = {address}"

@@ -89,9 +89,7 @@ def _tiling(
     return Tiling(rows, width, blocks, count, vector, stages, resident, recompute, apart)
 
 
-def tiling(
-    blades: int, channels: int, itemsize: int, shared: int, order: int, normalize: bool, sections: bool
-) -> Tiling:
+def tiling(blades: int, channels: int, itemsize: int, shared: int, order: int, normalize: bool, whole: int) -> Tiling:
     """Of the kernels that compute an operation's outputs.
 
     Parameters
@@ -105,13 +103,13 @@ def tiling(
         How often the operation was differentiated.
     normalize : bool
         Whether there is a norm, whose means over the channels cost nothing where tiles hold whole rows.
-    sections : bool
-        Whether a first derivative of so many blades is computed in sections.
+    whole : int
+        How many blades the algebra has.
     """
     if order == 0:
         return _forward_tiling(blades, channels, itemsize, shared)
     if order == 1:
-        return _backward_tiling(blades, channels, itemsize, shared, sections)
+        return _backward_tiling(blades, channels, itemsize, shared, whole)
     return _higher_tiling(blades, channels, itemsize, normalize)
 
 
@@ -144,14 +142,14 @@ def _forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> T
     return _tiling(channels, width, max(1, 8 // blades), (max(2, blades // 2), 16))
 
 
-def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int, sections: bool) -> Tiling:
+def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int, whole: int) -> Tiling:
     """Whole rows where they are narrow, so that the norm's means over the channels cost nothing; else blocks."""
     width = power_of_two(channels)
     elements = blades * width * (2 if itemsize == 8 else 1)
     if blades > 8:
         widest = width if elements <= 4096 else 32
-        if sections:
-            # a thread has registers for one multivector, and none for a tile to come
+        if whole > 8:
+            # in sections, which smaller algebras are slower in: registers hold one multivector, and no tile to come
             resident_warps = 12 if blades == 16 else 8
             return _tiling(channels, widest, 1, (1, 8), 1, resident_warps, recompute=False, apart=True)
         tile_bytes, wide = 4 * blades * itemsize, 16 // itemsize

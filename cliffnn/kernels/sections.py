@@ -48,20 +48,18 @@ def _gradients(
     program: Program, totals: Collection[str], factors: Mapping[str, Iterable[str]], coefficients: Collection[str]
 ) -> list[Program]:
     """One output after the other; last the totals, and with them one that shares sums, or else most statements."""
-
-    def only(*names: str) -> Program:
-        return program.only({name: program.outputs[name] for name in names})
-
     rows, sums = ([name for name in program.outputs if (name in totals) == chosen] for chosen in (False, True))
     if not (rows and sums):
-        return [*(only(name) for name in rows), *([only(*sums)] if sums else [])]
+        return [*(program.giving(name) for name in rows), *([program.giving(*sums)] if sums else [])]
     for name in reversed(rows):
-        both = only(name, *sums)
+        both = program.giving(name, *sums)
         if (sharing := with_shared_sums(both, factors[name], coefficients)) is not both:
-            return [*(only(other) for other in rows if other != name), sharing]
-    shared = {name: len({*only(name).statements}.intersection(only(*sums).statements)) for name in rows}
+            return [*(program.giving(other) for other in rows if other != name), sharing]
+    shared = {
+        name: len({*program.giving(name).statements}.intersection(program.giving(*sums).statements)) for name in rows
+    }
     most = max(rows, key=shared.__getitem__)
-    return [*(only(name) for name in rows if name != most), only(most, *sums)]
+    return [*(program.giving(name) for name in rows if name != most), program.giving(most, *sums)]
 
 
 def _by_coefficients(program: Program, totals: Collection[str], coefficients: frozenset[str]) -> Iterator[Program]:

@@ -15,7 +15,6 @@ the others what they all need, in memory that a program has for itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,9 +28,11 @@ from cliffnn.kernels.places import (
     each_scalar_at,
     load_scalars,
     load_shared,
+    one_round,
     scalars_at,
     store_scalars,
     store_total,
+    straight,
     total_at,
 )
 from cliffnn.kernels.tiles import load, offset, store, sums_over_channels
@@ -113,7 +114,7 @@ class Kernel:
         for depth, of_depth in enumerate(known):
             program = program.given({f"means{depth}": of_depth}, of_depth)
         if self.depth is None:
-            return program.only({name: program.outputs[name] for name in self.outputs})
+            return program.giving(*self.outputs)
         return program.only({"sums": tuple(program_of(self.operation, self.recompute).means[self.depth].values())})
 
     @cached_property
@@ -174,7 +175,7 @@ def kernel_source(kernel: Kernel) -> str:
     if not kernel.again:
         for name, symbols in loaded.items():
             if kernel.kind(name) == "shared":
-                before += _straight({name: coefficients_at(name, range(len(symbols)))}, load_shared(name, symbols))
+                before += straight({name: coefficients_at(name, range(len(symbols)))}, load_shared(name, symbols))
     before += [f"{symbol} = tl.zeros((LANES,), COMPUTE)" for symbols in totals.values() for symbol in symbols]
 
     addresses: dict[str, str] = {}
@@ -185,7 +186,7 @@ def kernel_source(kernel: Kernel) -> str:
             body.append("tl.debug_barrier()")
 
     # else tiles may be in flight, for which the loop over them must be the innermost
-    placed = _round if kernel.again else _straight
+    placed = one_round if kernel.again else straight
     tile = placed(addresses, body)
     after: list[str] = []
     for name, symbols in totals.items():
@@ -294,33 +295,6 @@ def _kernel(
     ]
     lines += _indented(_indented(tile) if kernel.loop else tile)
     return "\n".join([*lines, *_indented(after)]) + "\n"
-
-
-def _straight(addresses: Mapping[str, str], lines: list[str]) -> list[str]:
-    """Lines with each address before it is used."""
-    result: list[str] = []
-    for line in lines:
-        if used := re.search(r"tl\.(?:load|store)\((\w+)_at,", line):
-            result.append(_at(used[1], addresses[used[1]]))
-        result.append(line)
-    return result
-
-
-def _round(addresses: Mapping[str, str], lines: list[str]) -> list[str]:
-    """Lines as a loop of one round, whose addresses are its arguments.
-
-    For each operation on memory the pass `TritonGPUCoalesce` looks at all that is connected with it, and for each of
-    these again, but not where the address is an argument of a loop. Only LLVM sees that ``nothing`` is zero: then the
-    loop is none.
-    """
-    steps = [f"{name}_at += nothing" for name in addresses]
-    loop = ["for once in tl.range(0, 1 + nothing, num_stages=1):", *_indented([*lines, *steps])]
-    # a multiple of 16, as addresses are: loads and stores stay as wide
-    return [*(_at(*each) for each in addresses.items()), "nothing = ((rows & 1) >> 1) * 16", *loop]
-
-
-def _at(name: str, address: str) -> str:
-    return f"{name}_at = {address}"
 
 
 def _indented(lines: Iterable[str]) -> list[str]:
