@@ -80,12 +80,10 @@ def measure(arguments: argparse.Namespace) -> None:
         "others": origins(arguments.flash_clifford),
         "copy_bandwidth": bandwidth,
     }
-    pinned = "" if arguments.processor is None else f" --processor {arguments.processor}"
     for part, of_part in found.items():
         print(f"part {part}", flush=True)
         results: list[dict[str, Any]] = []
-        command = f"python -m benchmarks --part {part}{pinned}"
-        content = {**origin, "command": command, "part": part, "results": results}
+        content = {**origin, "part": part, "results": results}
         for result in suite.run(of_part, contenders, device, bandwidth, left_out):
             results.append(result)
             content["summary"] = summary.summary(results)

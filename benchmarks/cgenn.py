@@ -215,7 +215,7 @@ def main() -> None:
     worst = max(value for result in results for value in result.values() if isinstance(value, float))
     if not worst < TOLERANCE:
         raise SystemExit(f"the largest relative error is {worst:.1e}: nothing is written")
-    write(arguments.output, "python -m benchmarks.cgenn ...", tolerance=TOLERANCE, results=results)
+    write(arguments.output, tolerance=TOLERANCE, results=results)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def main() -> None:
         raise SystemExit(f"no case matches {arguments.only!r}")
     rows, errors = report(chosen, arguments.jobs)
     show(rows)
-    write(arguments.output, "python -m benchmarks.compile_report", kernels=rows, errors=errors)
+    write(arguments.output, kernels=rows, errors=errors)
     raise SystemExit(1 if errors else 0)
 
 

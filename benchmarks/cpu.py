@@ -148,8 +148,7 @@ def main() -> None:
         result = measure(case, arguments.cgenn, arguments.rounds)
         print(f"{case:12} {result['milliseconds']} {result['ratios']} load {result['load']}", flush=True)
         results.append(result)
-    command = f"python -m benchmarks.cpu --threads {arguments.threads}" + (" --cgenn ..." if arguments.cgenn else "")
-    write(arguments.output, command, results=results)
+    write(arguments.output, results=results)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def environment(gpu: bool | None = None) -> dict[str, Any]:
-    """Device, versions and commit; None: the GPU, if there is one."""
+    """Device, versions, commit and command; None: the GPU, if there is one."""
     import torch
 
     if gpu is None:
@@ -32,7 +34,21 @@ def environment(gpu: bool | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "commit": _commit(),
+        "command": _command(),
     }
+
+
+def _command() -> str:
+    """As it was typed, but for where results go, and for paths, which mean nothing elsewhere."""
+    spec = sys.modules["__main__"].__spec__
+    words = ["python", *(["-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name])]
+    options = iter(sys.argv[1:])
+    for option in options:
+        if option == "--output":
+            next(options, None)
+        elif not option.startswith("--output="):
+            words.append("PATH" if os.sep in option and Path(option).exists() else option)
+    return shlex.join(words)
 
 
 def _commit() -> str | None:
@@ -46,9 +62,9 @@ def _commit() -> str | None:
         return None
 
 
-def write(path: Path, command: str, **results: Any) -> None:
+def write(path: Path, **results: Any) -> None:
     """Write results with their environment as JSON."""
-    save(path, {**environment(), "command": command, **results})
+    save(path, {**environment(), **results})
     print(f"wrote {path}")
 
 

@@ -191,11 +191,6 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--evaluations: got {options.evaluations}, wanted 1 to {options.steps}, the steps")
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     torch.set_num_threads(options.threads)
-    command = f"python -m benchmarks.equal_steps --cgenn ... --steps {options.steps}"
-    command += f" --seeds {' '.join(map(str, options.seeds))}"
-    for name in ("batch_size", "test_samples"):
-        if getattr(options, name):
-            command += f" --{name.replace('_', '-')} {getattr(options, name)}"
 
     runs: dict[str, list[dict[str, Any]]] = {case: [] for case in options.case}
     refusals = []
@@ -217,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{case}, seed {seed}: {text}, ratio {one['ratio']:.3f}", flush=True)
             finished = {name: sorted(of, key=lambda one: one["seed"]) for name, of in runs.items() if of}
             results = [{"case": name, **summary(of), "runs": of} for name, of in finished.items()]
-            write(options.output, command, steps=options.steps, processes=options.processes, results=results)
+            write(options.output, steps=options.steps, processes=options.processes, results=results)
     for name, of in runs.items():
         if of:
             print(f"{name}: ratio of mean final errors {summary(of)['ratio']:.3f} over {len(of)} seeds")

@@ -67,7 +67,7 @@ def main() -> None:
             name = f"R{dims}, {'fully connected' if connected else 'channel by channel'}"
             results[name] = compare(layer, dims, connected, device)
             print(name, results[name], flush=True)
-    write(arguments.output, "python -m benchmarks.flash_clifford ...", tolerance=TOLERANCE, relative_errors=results)
+    write(arguments.output, tolerance=TOLERANCE, relative_errors=results)
     if worst := [name for name, errors in results.items() if not max(errors.values()) < TOLERANCE]:
         raise SystemExit(f"differs: {', '.join(worst)}")
 

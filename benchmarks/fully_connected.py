@@ -195,13 +195,7 @@ def main() -> None:
         result = measure(case, tilings, arguments.precision, bandwidth)
         results.append(result | {"block": block(case, arguments.flash_clifford)})
         torch.cuda.empty_cache()
-    write(
-        arguments.output,
-        "python -m benchmarks.fully_connected",
-        copy_bandwidth=bandwidth,
-        precision=arguments.precision,
-        results=results,
-    )
+    write(arguments.output, copy_bandwidth=bandwidth, precision=arguments.precision, results=results)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m benchmarks.fused_op [--output FILE] [--case R3/4096/512/float32 ...]
 
 On a GPU. Kernel time is the replay of a CUDA graph over buffers that rotate past the cache; the floor is 3 passes over
-a tensor forward (read x, y; write out) and 5 backward (read x, y, grad; write grad_x, grad_y). Refuses to report on a
-case whose result or gradient is wrong.
+a tensor forward (read x, y; write out) and 5 backward (read x, y, grad; write grad_x, grad_y). What of it small tensors
+leave to any kernel is shown by an addition of two tensors, which moves what a forward does. Refuses to report on a case
+whose result or gradient is wrong.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ CASES = (
     "R5/131072/8/float32",
     "R5/32768/32/float32",
     "R5/16384/64/float32",
+    "R3,0,1/16384/128/bfloat16",
+    "R5/32768/32/bfloat16",
 )
 # Whose double backward is measured as well.
 TWICE = (
@@ -61,6 +64,8 @@ TWICE = (
 
 # What each moves, in tensors: read and written.
 PASSES = {"forward": 3, "backward": 5, "double_backward": 8}
+# Sizes of the tensors that are added.
+MEBIBYTES = (2, 4, 8, 16, 32, 64, 128)
 
 
 def operations(algebra: str, count: int) -> dict[str, Operation]:
@@ -130,6 +135,18 @@ def measure(case: str, bandwidth: float) -> dict[str, Any]:
     return result
 
 
+def addition(mebibytes: int, bandwidth: float) -> dict[str, float]:
+    """Of two tensors: the bytes of a forward, and no arithmetic to speak of."""
+    size = mebibytes * 2**20
+    buffers = [tuple(torch.randn(2, size // 4, device="cuda")) for _ in range(max(3, 2**28 // size))]
+    milliseconds, floor = replay_milliseconds(torch.add, buffers), PASSES["forward"] * size / bandwidth * 1e3
+    return {
+        "mebibytes": mebibytes,
+        "kernel_ms": round(milliseconds, 5),
+        "share_of_floor": round(floor / milliseconds, 3),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS / "fused_op.json")
@@ -141,6 +158,9 @@ def main() -> None:
         list(pool.map(warm, arguments.case))
     bandwidth = copy_bandwidth()
     print(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
+    additions = [addition(mebibytes, bandwidth) for mebibytes in MEBIBYTES]
+    shares = [f"{of['mebibytes']} MiB {of['share_of_floor']:.0%}" for of in additions]
+    print(f"{'addition':26} share of the floor: {', '.join(shares)}")
     results = []
     for case in arguments.case:
         result = measure(case, bandwidth)
@@ -148,7 +168,7 @@ def main() -> None:
         print(f"{case:26} share of the floor: {', '.join(shares)}", flush=True)
         results.append(result)
         torch.cuda.empty_cache()
-    write(arguments.output, "python -m benchmarks.fused_op", copy_bandwidth=bandwidth, results=results)
+    write(arguments.output, copy_bandwidth=bandwidth, additions=additions, results=results)
 
 
 if __name__ == "__main__":

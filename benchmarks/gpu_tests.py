@@ -30,7 +30,6 @@ def main() -> None:
     failed = [case.get("name") for case in cases if _outcome(case) == "failed"]
     write(
         arguments.output,
-        "python -m benchmarks.gpu_tests",
         exit_status=status,
         outcomes=dict(outcomes),
         passed_by_test=dict(by_test),

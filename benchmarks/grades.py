@@ -103,9 +103,8 @@ def main() -> None:
         print(
             f"{result['algebra']:5} {result['case']:33} {result['milliseconds']:8.3f} ms {result['share_of_full']:.0%}"
         )
-    command = f"python -m benchmarks.grades --rows {arguments.rows} --channels {arguments.channels}"
     load = round(os.getloadavg()[0], 2)
-    write(arguments.output, command, load=load, results=results)
+    write(arguments.output, load=load, results=results)
 
 
 if __name__ == "__main__":

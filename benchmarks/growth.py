@@ -44,7 +44,7 @@ def main() -> None:
     }
     for name, value in results.items():
         print(f"{name:8} {value:.3f} per block")
-    write(arguments.output, "python -m benchmarks.growth", growth_per_block=results)
+    write(arguments.output, growth_per_block=results)
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def main() -> None:
         if arguments.device == "cuda":
             torch.cuda.empty_cache()
         # after each case, so that who is interrupted keeps the cases before
-        write(arguments.output, "python -m benchmarks.pointwise", copy_bandwidth=bandwidth, results=results)
+        write(arguments.output, copy_bandwidth=bandwidth, results=results)
 
 
 if __name__ == "__main__":

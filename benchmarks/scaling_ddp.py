@@ -233,9 +233,8 @@ def main(args: list[str] | None = None) -> None:
     size = SMALL if options.small else FULL
     one, many = (measure(world, options.devices, cuda, size) for world in (1, options.devices))
     results = compared(one, many, options.devices, size)
-    command = "python -m benchmarks.scaling_ddp" + " --small" * options.small
     facts = {"devices": options.devices, "backend": "nccl" if cuda else "gloo", "load": round(os.getloadavg()[0], 2)}
-    write(options.output, command, **facts, results=results)
+    write(options.output, **facts, results=results)
 
 
 if __name__ == "__main__":

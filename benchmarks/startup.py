@@ -131,7 +131,7 @@ def main() -> None:
             steps[f"{algebra}, {channels} channels"] = figures
             totals = ", ".join(f"{name} {of_name['total']:.2f} s" for name, of_name in figures.items())
             print(f"first step on {device}, {algebra}, {channels} channels: {totals}", flush=True)
-    write(arguments.output, "python -m benchmarks.startup", **facts, first_step_seconds=steps)
+    write(arguments.output, **facts, first_step_seconds=steps)
 
 
 if __name__ == "__main__":

@@ -173,10 +173,7 @@ def main() -> None:
         for label, kernels in result.get("profile", {}).items():
             print(f"{'':12} {label}: {kernels['kernels']} kernels, {kernels['milliseconds']} ms", flush=True)
         results.append(result)
-    command = "python -m benchmarks.training_step" + (" --cgenn ..." if arguments.cgenn else "")
-    if arguments.processor is not None:
-        command += f" --processor {arguments.processor}"
-    write(arguments.output, command, results=results)
+    write(arguments.output, results=results)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def main() -> None:
     for case in arguments.case:
         results.append(measure(case))
         print(results[-1], flush=True)
-    write(arguments.output, "python -m benchmarks.visible", results=results)
+    write(arguments.output, results=results)
 
 
 if __name__ == "__main__":

@@ -131,15 +131,15 @@ def _forward_tiling(blades: int, channels: int, itemsize: int, shared: int) -> T
             # all registers of a multiprocessor, and no tile to come
             return _tiling(channels, width, 32 // blades, (16, 16))
         return _tiling(channels, max(32, 4096 // blades), 4, (4, 4))
-    if blades <= 8 and (itemsize == 2 or (elements > 4096 and itemsize == 4)):
+    if (blades <= 16 and itemsize == 2) or (blades <= 8 and itemsize == 4 and elements > 4096):
         # asynchronous copies, of at least four bytes, while the tile before is computed
-        resident_warps = 8 if blades > 4 else 16
-        return _tiling(channels, width, 4, (1, 8), 3, resident_warps, 2 * blades * itemsize, shared)
+        per_thread, resident_warps = 4 if blades <= 8 else 2, 8 if blades > 4 else 16
+        return _tiling(channels, width, per_thread, (1, 8), 3, resident_warps, 2 * blades * itemsize, shared)
     if blades > 8:
         # in the widest rows fewer threads wait for each other
         per_thread = 2 if blades == 16 and width >= 256 and itemsize <= 4 else 1
         return _tiling(channels, width, per_thread, (1, 16), vector=1, apart=blades > 16)
-    return _tiling(channels, width, max(1, 8 // blades), (max(2, blades // 2), 16))
+    return _tiling(channels, width, max(1, 4 // blades), (max(2, blades // 2), 16))
 
 
 def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int, whole: int) -> Tiling:
@@ -161,7 +161,7 @@ def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int, who
         # with half the bytes to read, reading the result is cheaper than computing it, if a row is wide
         recompute = elements < 1024
         return _tiling(channels, width, 2, (1, 8), 3, resident_warps, tile_bytes, shared, recompute=recompute)
-    per_thread = 2 if elements > 2048 else 1
+    per_thread = 2 if elements >= 1024 else 1
     return _tiling(channels, width, per_thread, (1, 16), 3, resident_warps, tile_bytes, shared)
 
 
