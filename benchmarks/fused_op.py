@@ -3,9 +3,9 @@
     python -m benchmarks.fused_op [--output FILE] [--case R3/4096/512/float32 ...]
 
 On a GPU. Kernel time is the replay of a CUDA graph over buffers that rotate past the cache; the floor is 3 passes over
-a tensor forward (read x, y; write out) and 5 backward (read x, y, grad; write grad_x, grad_y). What of it small tensors
-leave to any kernel is shown by an addition of two tensors, which moves what a forward does. Refuses to report on a case
-whose result or gradient is wrong.
+a tensor forward (read x, y; write out) and 5 backward (read x, y, grad; write grad_x, grad_y). An addition of two
+tensors, which moves what a forward does, shows how near to it any kernel comes where they are small. Refuses to report
+on a case whose result or gradient is wrong.
 """
 
 from __future__ import annotations

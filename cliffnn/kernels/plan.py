@@ -161,7 +161,7 @@ def _backward_tiling(blades: int, channels: int, itemsize: int, shared: int, who
         # with half the bytes to read, reading the result is cheaper than computing it, if a row is wide
         recompute = elements < 1024
         return _tiling(channels, width, 2, (1, 8), 3, resident_warps, tile_bytes, shared, recompute=recompute)
-    per_thread = 2 if elements >= 1024 else 1
+    per_thread = 2 if elements >= 2048 else 1
     return _tiling(channels, width, per_thread, (1, 16), 3, resident_warps, tile_bytes, shared)
 
 
