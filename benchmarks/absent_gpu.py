@@ -98,8 +98,10 @@ def absent(device: str) -> Iterator[tuple[list[str], dict[str, Compiled]]]:
 
     def listener(*, src: Any, metadata: dict, metadata_group: dict, times: Any, cache_hit: bool) -> None:
         seconds = None if cache_hit else round(_cpu_seconds() - driver.asked, 2)
-        # the name of the file without its hash
-        name = src.fn.__module__.rpartition(".")[2].rpartition("_")[0]
+        # a generated kernel has the name of its file, without the hash
+        name = src.fn.__name__
+        if name == "kernel":
+            name = src.fn.__module__.rpartition(".")[2].rpartition("_")[0]
         values = {src.fn.arg_names[index]: value for (index,), value in src.constants.items()}
         constants = {key: value for key, value in values.items() if key.isupper() and isinstance(value, int)}
         constants["warps"] = metadata["num_warps"]

@@ -20,22 +20,28 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 
 from benchmarks.absent_gpu import Compiled, absent
 from benchmarks.environment import RESULTS, write
-from cliffnn import ahead
+from cliffnn import Algebra, ahead
 from cliffnn.expressions import EXPRESSIONS
 from cliffnn.operation import Group, operation, text
 from cliffnn.precision import compute_dtype
 
 FUSED = "gelu_weighted_geometric_product"
+LINEAR, FULLY_CONNECTED = "linear", "fully_connected"
 ROWS = 16
 
 
 class Case(NamedTuple):
-    """A call of the operator, forward, backward, and as often again as ``order`` says."""
+    """A call of an operator, forward, backward, and as often again as ``order`` says.
+
+    The operator is an expression, or a product with matrices, `LINEAR` or `FULLY_CONNECTED`, which also come in the
+    dtype ``tf32``: float32 where torch's setting allows to round the factors.
+    """
 
     device: str
     algebra: str
@@ -53,7 +59,7 @@ class Case(NamedTuple):
 def cases() -> Iterator[Case]:
     """The fused operator at every width and dtype on one device, all operators at one width, other devices at four.
 
-    Second derivatives of the fused operator at three widths on one device.
+    Second derivatives of the fused operator at three widths on one device; products with matrices at three and two.
     """
     for algebra in ("R2", "R3", "R1,3", "R3,0,1"):
         for channels, dtype in itertools.product((8, 32, 128, 512, 1024), ("float32", "bfloat16")):
@@ -70,6 +76,14 @@ def cases() -> Iterator[Case]:
             yield Case(device, algebra, 1024)
             yield Case(device, algebra, 128, "bfloat16")
             yield Case(device, algebra, 2048, "bfloat16")
+    for algebra, dtype in itertools.product(("R2", "R3", "R1,3"), ("float32", "tf32", "bfloat16")):
+        for channels in (32, 128):
+            yield Case("sm_90", algebra, channels, dtype, LINEAR, False)
+            yield Case("sm_90", algebra, channels, dtype, FULLY_CONNECTED, False)
+        yield Case("sm_90", algebra, 512, dtype, LINEAR, False)
+    for device, operator in itertools.product(("sm_80", "sm_100", "gfx942"), (LINEAR, FULLY_CONNECTED)):
+        yield Case(device, "R3", 32, "float32", operator, False)
+        yield Case(device, "R3", 128, "bfloat16", operator, False)
     yield from (Case("sm_90", "R5", channels) for channels in (8, 32))
     yield Case("sm_90", "R5", 32, "bfloat16")
     yield from (Case(device, "R5", 32) for device in ("sm_80", "sm_100", "gfx942"))
@@ -84,31 +98,77 @@ def quick_cases() -> Iterator[Case]:
 
 def compile_case(case: Case) -> tuple[list[str], dict[str, Compiled], str | None]:
     """The hashes of the kernels that a case launches, those that it was the first to compile, and what went wrong."""
-    from cliffnn import kernels
-    from cliffnn.kernels import launch, sums
+    from cliffnn.kernels import fully_connected, launch, linear, sums
 
     # what a process has prepared for one device, it would launch for the next
-    for prepared in (launch._launches, sums._prepared):
+    for prepared in (launch._launches, sums._prepared, linear._forward, linear._backward, fully_connected._prepared):
         prepared.cache_clear()
     torch.set_num_threads(1)
-    operations = [operation(text(case.expression, normalize=case.normalize), case.algebra)]
-    for of in (["out"], None)[: case.order]:
-        last = operations[-1]
-        wrt = [name for name in last.inputs if name not in last.saved]
-        operations.append(last.vjp(of or last.outputs, wrt))
+    call = {LINEAR: _linear, FULLY_CONNECTED: _fully_connected}.get(case.expression, _operations)
     with absent(case.device) as (launched, compiled):
         try:
-            for each in operations:
-                kernels.run(each, [_zeros(group, case) for group in each.inputs.values()], 1e-6)
+            call(case)
         # whatever the compiler raises, the other kernels are still of interest
         except Exception as error:
             return launched, compiled, f"{type(error).__name__}: {error}"
     return launched, compiled, None
 
 
+def _operations(case: Case) -> None:
+    from cliffnn import kernels
+
+    last = operation(text(case.expression, normalize=case.normalize), case.algebra)
+    for of in (["out"], *[None] * case.order):
+        kernels.run(last, [_zeros(group, case) for group in last.inputs.values()], 1e-6)
+        last = last.vjp(of or last.outputs, [name for name in last.inputs if name not in last.saved])
+
+
+def _linear(case: Case) -> None:
+    from cliffnn.kernels import linear
+
+    sizes = Algebra(case.algebra).grade_sizes
+    x, weight = _multivector(case), _matrices(case, len(sizes))
+    with patch.object(linear, "dot_precision", lambda _: _precision(case)):
+        out = linear.linear(x, weight, weight[0, 0], sizes)
+        linear.linear_backward(out, x, weight, None, sizes, True)
+
+
+def _fully_connected(case: Case) -> None:
+    from cliffnn.kernels import fully_connected
+
+    algebra = Algebra(case.algebra)
+    x, weight = _multivector(case), _matrices(case, len(algebra.paths))
+    with patch.object(fully_connected, "dot_precision", lambda _: _precision(case)):
+        out = fully_connected.fully_connected(x, x, weight, algebra, True)
+        if fully_connected.shares_products(algebra):
+            fully_connected.fully_connected_factors(out, x, x, weight, algebra, True)
+        else:
+            fully_connected.fully_connected_factor(out, x, weight, algebra, True)
+            fully_connected.fully_connected_factor(out, x, weight, algebra, False)
+        fully_connected.fully_connected_weight(out, x, x, algebra, True)
+
+
+def _precision(case: Case) -> str:
+    """As `cliffnn.kernels.linear.dot_precision` decides on the device."""
+    exact = "ieee" if case.device.startswith("gfx") else "tf32x3"
+    return exact if case.dtype == "float32" else "tf32"
+
+
+def _multivector(case: Case) -> torch.Tensor:
+    return torch.zeros(ROWS, len(Algebra(case.algebra)), case.channels, dtype=_dtype(case))
+
+
+def _matrices(case: Case, count: int) -> torch.Tensor:
+    return torch.zeros(count, case.channels, case.channels, dtype=_dtype(case))
+
+
+def _dtype(case: Case) -> torch.dtype:
+    return torch.float32 if case.dtype == "tf32" else getattr(torch, case.dtype)
+
+
 def _zeros(group: Group, case: Case) -> torch.Tensor:
     rows = {"rows": (ROWS, group.size, case.channels), "shared": (group.size, case.channels)}
-    dtype = getattr(torch, case.dtype)
+    dtype = _dtype(case)
     if group.kind == "scalars":
         return torch.zeros(ROWS, group.size, dtype=compute_dtype(dtype))
     return torch.zeros(rows[group.kind], dtype=dtype)

@@ -54,7 +54,6 @@ cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 gated = pytest.mark.parametrize("case", GATED.values(), ids=GATED)
 GRADES = [("R3", 1), ("R3", (0, 2)), ("R1,3", (0, 2, 4)), ("R1,3", 2), ("R3,0,1", (0, 1, 3)), ("R2,0,1", (0, 3))]
 grades_of_one = pytest.mark.parametrize(("algebra", "grades"), GRADES, ids=str)
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
 CHANNELS = 3
 
 
@@ -193,12 +192,13 @@ def test_derivatives_of_the_norm_and_the_linear_map():
         assert check(lambda x, weight: F.linear(x, weight, None, "R1,3", 2), [x, weight])
 
 
-@no_gpu
 @pytest.mark.parametrize("rows", [0, 5])
 @pytest.mark.parametrize("name", GATED)
-def test_kernels_interpreted(name, rows):
-    """Forward, backward and double backward against generated torch code in float64."""
+def test_kernels(device, name, rows):
+    """Forward, backward and double backward, on a CPU interpreted, against generated torch code in float64."""
     kernels = pytest.importorskip("cliffnn.kernels")
+    if device.type == "cpu" and torch.cuda.is_available():
+        pytest.skip("no interpreter where there is a GPU")
     algebra, *grades = GATED[name]
     grades = {
         n: Algebra(algebra).checked_grades(held(algebra, k)) for n, k in zip(("x", "y", "out"), grades, strict=True)
@@ -209,7 +209,7 @@ def test_kernels_interpreted(name, rows):
     for op in (forward, backward, backward.vjp(backward.outputs, ["x", "y", "w", "grad_out"])):
         for key, group in op.inputs.items():
             shape = () if group.kind == "shared" else (rows,)
-            tensors.setdefault(key, torch.randn(*shape, group.size, 5, dtype=torch.float32))
+            tensors.setdefault(key, torch.randn(*shape, group.size, 5, dtype=torch.float32).to(device))
         inputs = [tensors[key] for key in op.inputs]
         got = kernels.run(op, inputs, 1e-6)
         wanted = generated.run(op, [x.double() for x in inputs], 1e-6)
