@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.environment import RESULTS, write
 from benchmarks.peers import import_from
-from benchmarks.timing import copy_bandwidth, loop_milliseconds, peak_bytes, replay_milliseconds
+from benchmarks.timing import copy_bandwidth, loop_milliseconds, peak_bytes, profile, replay_milliseconds
 from cliffnn import Algebra
 from cliffnn import fully_connected as operators
 from cliffnn.functional import rms_norm
@@ -139,6 +139,8 @@ def block(case: str, flash_clifford: Path | None) -> dict[str, Any]:
         buffers = [(torch.randn_like(own).requires_grad_(), torch.randn_like(own)) for _ in range(3)]
         result[who] = {
             "relative_error": error,
+            "forward_kernels_ms": _kernels(forward, buffers),
+            "forward_backward_kernels_ms": _kernels(both, buffers),
             "forward_loop_ms": round(loop_milliseconds(forward, buffers), 5),
             "forward_backward_loop_ms": round(loop_milliseconds(both, buffers), 5),
             "forward_backward_peak_MiB": round(peak_bytes(both, buffers[0]) / 2**20, 1),
@@ -149,6 +151,12 @@ def block(case: str, flash_clifford: Path | None) -> dict[str, Any]:
             result[who]["forward_backward_ms"] = round(replay_milliseconds(both, buffers), 5)
         print(f"{case:16} {who:14} {result[who]}", flush=True)
     return result
+
+
+def _kernels(call: Callable[..., Any], buffers: Sequence[tuple]) -> float:
+    """Milliseconds that the kernels of a call take, as the profiler sees them."""
+    found = profile(lambda: [call(*buffer) for buffer in buffers], "cuda")
+    return round(found["milliseconds"] / len(buffers), 5)
 
 
 def _exact_block(module: FCGPNormBlock, x: Tensor) -> Tensor:

@@ -125,6 +125,32 @@ def peak_bytes(run: Callable[..., Any], buffer: tuple) -> int:
         return max(once() for _ in range(3))
 
 
+def profile(run: Callable[[], Any], device: str) -> dict[str, Any]:
+    """What a call runs on a device, kernels of a GPU or operators of a CPU: how many, their time, which take most.
+
+    A profiler's own work makes the operators of a CPU seem slower.
+    """
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    run()
+    activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+    with profiled(activities=[activity]) as found:
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def milliseconds(event: Any) -> float:
+        return (event.self_device_time_total if device == "cuda" else event.self_cpu_time_total) / 1e3
+
+    events = sorted((event for event in found.key_averages() if milliseconds(event)), key=milliseconds, reverse=True)
+    return {
+        "calls": sum(event.count for event in events),
+        "milliseconds": round(sum(map(milliseconds, events)), 3),
+        "most": {event.key[:80]: [event.count, round(milliseconds(event), 4)] for event in events[:12]},
+    }
+
+
 def cache_bytes(device: torch.device) -> int:
     """Size of the device's last cache; on a CPU there is no figure, and none is rotated past."""
     return torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
