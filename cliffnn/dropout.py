@@ -46,6 +46,10 @@ def dropout(
     ValueError, TypeError
         If ``p`` is no probability, or ``x`` no floating tensor with the algebra's number of blades.
 
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov: Dropout, JMLR 15, 2014.
+
     Examples
     --------
     >>> import torch, cliffnn.functional as F

@@ -97,6 +97,11 @@ def gelu(x: Tensor, algebra: AlgebraLike, grades: GradesLike = None) -> Tensor:
     ValueError, TypeError
         If ``x`` is no floating tensor with the algebra's number of blades.
 
+    References
+    ----------
+    Hendrycks, Gimpel: Gaussian Error Linear Units, arXiv:1606.08415, of the scalar part as in Brehmer, de Haan,
+    Behrends, Cohen: Geometric Algebra Transformer, arXiv:2305.18415, section 3.2.
+
     Examples
     --------
     >>> import torch, cliffnn.functional as F

@@ -42,6 +42,11 @@ def invariants(x: Tensor, algebra: AlgebraLike, inner_products: bool = False, gr
     ValueError, TypeError
         If ``x`` is no floating tensor with the algebra's number of blades.
 
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, section 2, for
+    the form of each grade.
+
     Examples
     --------
     >>> import torch, cliffnn.functional as F

@@ -39,6 +39,10 @@ def rms_norm(x: Tensor, algebra: AlgebraLike, eps: float = 1e-6, grades: GradesL
     ValueError, TypeError
         If ``x`` is no floating tensor with the algebra's number of blades, or ``eps`` is negative.
 
+    References
+    ----------
+    Zhang, Sennrich: Root Mean Square Layer Normalization, arXiv:1910.07467.
+
     Examples
     --------
     >>> import torch, cliffnn.functional as F

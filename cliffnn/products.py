@@ -52,6 +52,10 @@ def geometric_product(
     ValueError, TypeError
         If a tensor has not the algebra's number of blades, or the two differ in dtype or device or do not broadcast.
 
+    References
+    ----------
+    Hestenes, Sobczyk: Clifford Algebra to Geometric Calculus, 1984, chapter 1.
+
     Examples
     --------
     >>> import torch, cliffnn.functional as F
@@ -224,6 +228,11 @@ def gelu_sgp_norm(
     ValueError, TypeError
         If a tensor has another shape, dtype or device than these, or ``eps`` is negative.
 
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, equation 11, for
+    the product; `gelu`, `rms_norm`.
+
     Examples
     --------
     >>> import torch, cliffnn
@@ -284,6 +293,11 @@ def gelu_fcgp_norm(
     ------
     ValueError, TypeError
         If a tensor has another shape, dtype or device than these, or ``eps`` is negative.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, section 3, for
+    the product; `gelu`, `rms_norm`.
 
     Examples
     --------

@@ -24,6 +24,8 @@ class SGPNormBlock(MVLayer):
 
     It equals `MVLinear`, `MVGELU`, `SGP` and `MVRMSNorm` one after the other; all but the linear map run fused.
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     channels : int or None
@@ -56,6 +58,11 @@ class SGPNormBlock(MVLayer):
     ValueError, TypeError
         For channels that are no positive int, an unknown algebra or grade, grades without the scalar or
         that no product has, an input of another shape.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, equation 11, for
+    the product; `MVGELU`, `MVRMSNorm`.
 
     Examples
     --------

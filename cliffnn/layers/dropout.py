@@ -14,6 +14,8 @@ from cliffnn.layers.base import MVLayer, grades_repr
 class MVDropout(MVLayer):
     """In training, set multivectors to zero at random, and scale the others by 1 / (1 - p).
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     p : float
@@ -28,6 +30,10 @@ class MVDropout(MVLayer):
     ------
     ValueError, TypeError
         If ``p`` is no probability, for an unknown algebra, or an input of another shape.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov: Dropout, JMLR 15, 2014.
 
     Examples
     --------

@@ -22,6 +22,8 @@ class FCGP(MVLayer):
     .. math:: o_c = \sum_{c'} \sum_{(i, j, k)} W_{ijk,c c'}
         \left\langle \langle x_{c'} \rangle_i \langle y_{c'} \rangle_j \right\rangle_k
 
+    From two ``(..., blades, in_channels)`` to ``(..., blades, out_channels)``.
+
     Parameters
     ----------
     in_channels : int or None
@@ -119,6 +121,8 @@ class FCGPNormBlock(MVLayer):
 
     It equals `MVLinear`, `MVGELU`, `FCGP` and `MVRMSNorm` one after the other; the gates run fused with the product.
 
+    From ``(..., blades, in_channels)`` to ``(..., blades, out_channels)``.
+
     Parameters
     ----------
     in_channels : int or None
@@ -151,6 +155,11 @@ class FCGPNormBlock(MVLayer):
     ValueError, TypeError
         For channels that are no positive int, an unknown algebra or grade, grades without the
         scalar, an input of another shape.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, section 3, for
+    the product; `MVGELU`, `MVRMSNorm`.
 
     Examples
     --------

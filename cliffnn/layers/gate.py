@@ -14,6 +14,8 @@ from cliffnn.layers.base import MVLayer, grades_repr
 class MVGELU(MVLayer):
     r"""Gate each multivector by its scalar part, :math:`x \, \Phi(\langle x \rangle_0)`.
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     algebra : str, int, tuple or Algebra
@@ -24,6 +26,11 @@ class MVGELU(MVLayer):
     ------
     ValueError, TypeError
         For an unknown algebra or grade, grades without the scalar, or an input that is no ``(..., blades, channels)``.
+
+    References
+    ----------
+    Hendrycks, Gimpel: Gaussian Error Linear Units, arXiv:1606.08415, of the scalar part as in Brehmer, de Haan,
+    Behrends, Cohen: Geometric Algebra Transformer, arXiv:2305.18415, section 3.2.
 
     Examples
     --------
@@ -50,6 +57,8 @@ class MVGate(MVLayer):
 
     ``"sigmoid"`` makes SiLU of a scalar. `MVGELU` is none of these: it multiplies with :math:`\Phi(s)`, not with
     :math:`s \, \Phi(s)`.
+
+    From ``(..., blades, channels)`` to as many.
 
     Parameters
     ----------

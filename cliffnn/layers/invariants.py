@@ -18,6 +18,8 @@ class Invariants(MVLayer):
 
     They are polynomials, smooth everywhere. See `cliffnn.functional.invariants`.
 
+    From ``(..., blades, channels)`` to ``(..., out_features)``.
+
     Parameters
     ----------
     channels : int or None
@@ -37,6 +39,11 @@ class Invariants(MVLayer):
     ------
     ValueError, TypeError
         For channels that are no positive int, an unknown algebra, an input of another shape.
+
+    References
+    ----------
+    Ruhe, Brandstetter, Forré: Clifford Group Equivariant Neural Networks, arXiv:2305.11141, section 2, for
+    the form of each grade.
 
     Examples
     --------

@@ -21,6 +21,8 @@ class MVLayerNorm(MVLayer):
 
     with the smooth norm of `cliffnn.functional.layer_norm`. `MVRMSNorm` divides each grade by a norm of its own.
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     channels : int or None

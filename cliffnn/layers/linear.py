@@ -23,6 +23,8 @@ class MVLinear(MVLayer):
 
     The bias lives on the scalar blade alone: anywhere else it would break equivariance.
 
+    From ``(..., blades, in_channels)`` to ``(..., blades, out_channels)``.
+
     Parameters
     ----------
     in_channels : int or None

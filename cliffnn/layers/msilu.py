@@ -24,6 +24,8 @@ class MSiLU(MVLayer):
     It is not equivariant, unless only the scalar weighs: the nonlinearity for `VersorLinear`, which is not either.
     `MVSiLU` gates by invariants, and is equivariant.
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     channels : int or None

@@ -23,6 +23,8 @@ class MVRMSNorm(MVLayer):
 
     with the algebra's quadratic form :math:`q_k`. A grade whose blades are all null is left as it is.
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     channels : int or None
@@ -46,6 +48,10 @@ class MVRMSNorm(MVLayer):
     ------
     ValueError, TypeError
         For channels that are no positive int, an unknown algebra or grade, an input of another shape.
+
+    References
+    ----------
+    Zhang, Sennrich: Root Mean Square Layer Normalization, arXiv:1910.07467.
 
     Examples
     --------

@@ -22,6 +22,8 @@ class NormalizationLayer(MVLayer):
 
     with the smooth norm of `cliffnn.functional.normalize`.
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     channels : int or None

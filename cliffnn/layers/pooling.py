@@ -16,6 +16,9 @@ class MVPool(MVLayer):
 
     See `cliffnn.functional.pool`.
 
+    From ``(..., nodes, blades, channels)`` to ``(..., blades, channels)``, or, with a ``batch``, from
+    ``(nodes, blades, channels)`` to ``(graphs, blades, channels)``.
+
     Parameters
     ----------
     reduce : "sum", "mean" or "max"

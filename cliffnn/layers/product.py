@@ -21,6 +21,8 @@ class SGP(MVLayer):
     .. math:: o_c = \sum_{(i, j, k)} w_{ijk,c}
         \left\langle \langle x_c \rangle_i \langle y_c \rangle_j \right\rangle_k
 
+    From two ``(..., blades, channels)`` to one.
+
     Parameters
     ----------
     channels : int or None

@@ -22,6 +22,8 @@ class MVSiLU(MVLayer):
 
     with the algebra's quadratic form :math:`q_k` on grade k.
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     channels : int or None

@@ -61,6 +61,8 @@ class SteerableGP(_Steerable):
     .. math:: o = \frac{1}{\sqrt 2} \left(\operatorname{linear}_l(x) +
         \operatorname{wgp}(x, \operatorname{normalize}(\operatorname{linear}_r(x)), w)\right)
 
+    From ``(..., blades, channels)`` to as many.
+
     Parameters
     ----------
     channels : int or None
@@ -157,6 +159,8 @@ class FullyConnectedSteerableGP(_Steerable):
     .. math:: o_c = \frac{1}{\sqrt 2} \left(\operatorname{linear}_l(x)_c + \sum_{c'} \sum_{(i, j, k)} w_{ijk,cc'}
         \left\langle \langle x_{c'} \rangle_i \langle y_{c'} \rangle_j \right\rangle_k \right), \qquad
         y = \operatorname{normalize}(\operatorname{linear}_r(x))
+
+    From ``(..., blades, in_channels)`` to ``(..., blades, out_channels)``.
 
     Parameters
     ----------

@@ -27,6 +27,8 @@ class VersorLinear(MVLayer):
     It keeps grades, but is not equivariant: transformations commute with each other only in special cases, such as
     the rotations of the plane. See `cliffnn.functional.versor_linear`.
 
+    From ``(..., blades, in_channels)`` to ``(..., blades, out_channels)``.
+
     Parameters
     ----------
     in_channels : int or None
