@@ -11,6 +11,11 @@ from cliffnn.checks import checked_layout
 def to_channels_first(x: Tensor) -> Tensor:
     """``(..., blades, channels)`` to ``(..., channels, blades)``, as CGENN and GATr have it.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no tensor of two dimensions or more.
+
     Examples
     --------
     >>> import torch, cliffnn.functional as F
@@ -22,6 +27,11 @@ def to_channels_first(x: Tensor) -> Tensor:
 
 def from_channels_first(x: Tensor) -> Tensor:
     """``(..., channels, blades)`` to ``(..., blades, channels)``, the inverse of `to_channels_first`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no tensor of two dimensions or more.
 
     Examples
     --------
@@ -35,6 +45,11 @@ def from_channels_first(x: Tensor) -> Tensor:
 def to_blades_first(x: Tensor) -> Tensor:
     """``(..., blades, channels)`` to ``(blades, ..., channels)``, as flash-clifford has it.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no tensor of two dimensions or more.
+
     Examples
     --------
     >>> import torch, cliffnn.functional as F
@@ -46,6 +61,11 @@ def to_blades_first(x: Tensor) -> Tensor:
 
 def from_blades_first(x: Tensor) -> Tensor:
     """``(blades, ..., channels)`` to ``(..., blades, channels)``, the inverse of `to_blades_first`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``x`` is no tensor of two dimensions or more.
 
     Examples
     --------
