@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from torch import Tensor
 
-from cliffnn import elementary
 from cliffnn.algebra import Algebra, AlgebraLike
 from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector, check_shape, flattened
 from cliffnn.expressions import EXPRESSIONS, FINDERS, Expression
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 _PATHS = ("paths", "'paths'", '"paths"')
 # Of grades.
 NAMES = ("scalar", "vector", "bivector", "trivector", "quadvector", "pentavector", "hexavector")
-_TAKEN = frozenset({*elementary.__all__, "addcmul", "buffers", "mul", "out", "rows", "scales", "stack"})
 
 
 def geometric_op(algebra: AlgebraLike) -> Callable[[Callable], GeometricOp]:
@@ -335,11 +333,14 @@ def _letters(index: int) -> str:
 
 
 def _input_name(name: str, position: int) -> str:
-    """What generated source calls a parameter: numbered names, and what source has a use for, would be ambiguous."""
-    plain = re.fullmatch(r"[A-Za-z]+(_[A-Za-z]+)*", name)
-    if plain and name not in _TAKEN and not name.startswith(("grad", "out_", "means")):
+    """What generated source calls a parameter: nothing of its own begins like this, or is a single letter.
+
+    Numbers of blades follow, so a name that ends with a number would be ambiguous.
+    """
+    if re.fullmatch(r"[A-Za-z]", name):
         return name
-    return f"{name}_" if re.fullmatch(r"[A-Za-z]+[0-9]+", name) else f"input_{position}_"
+    letters = re.fullmatch(r"[A-Za-z]+(_[A-Za-z]+)*([0-9]*)", name)
+    return f"input_{position}_" if letters is None else f"in_{name}_" if letters[2] else f"in_{name}"
 
 
 def _parameters(function: Callable) -> dict[str, Any]:

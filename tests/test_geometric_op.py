@@ -1,6 +1,7 @@
 """Operators made of functions of multivectors, against kingdon's own numeric evaluation and finite differences."""
 
 import copy
+import keyword
 import pickle
 import re
 import subprocess
@@ -17,8 +18,10 @@ from torch.autograd import gradcheck, gradgradcheck
 import cliffnn
 from cliffnn import functional as F
 from cliffnn import generated, kernels, traceable
+from cliffnn.buffered import buffered_source
 from cliffnn.geometric import _text
-from cliffnn.operation import operation
+from cliffnn.kernels.source import Kernel, kernel_source
+from cliffnn.operation import operation, text
 from cliffnn.tracing import FUNCTIONS
 
 
@@ -253,6 +256,48 @@ def test_names_that_source_has_a_use_for():
     reciprocal = cliffnn.geometric_op("R2")(lambda reciprocal, s: reciprocal / s.grade(0))
     assert gradcheck(reciprocal, inputs[:2])
     torch.testing.assert_close(op(*inputs), op(**dict(zip(op.grades, inputs, strict=True))))
+
+
+def names_in_generated_source():
+    """All names in what a CPU and a GPU run, forward and backward, where rows share a factor; also without numbers."""
+    op = cliffnn.geometric_op("R2")(lambda x, y: x * y)
+    op.out_grades  # noqa: B018
+    forward = operation(text(op._traced.name, shared=("x",)), "R2")
+    found = set()
+    for each in (forward, forward.vjp(["out"], ["x", "y"])):
+        kernels = [kernel_source(Kernel(each, tuple(each.outputs), apart=apart)) for apart in (False, True)]
+        for source in (buffered_source("run", each)[0], *kernels):
+            found |= set(re.findall(r"[A-Za-z_]\w*", source))
+    found |= {name.rstrip("0123456789") for name in found} | {
+        "EPS",
+        "TOLERANCE",
+        "kept",
+        "handed",
+        "means",
+        "scales",
+        "sum",
+    }
+    return sorted(name for name in found if name.isidentifier() and not keyword.iskeyword(name))
+
+
+def test_a_parameter_may_have_any_name():
+    """Also one of those that generated source has a use for."""
+    x, y = (torch.randn(*shape, 4, 2, dtype=torch.float64, requires_grad=True) for shape in ((), (5,)))
+    product = cliffnn.geometric_op("R2")(lambda x, y: x * y)
+    grad = torch.randn(5, 4, 2, dtype=torch.float64)
+    wanted = product(x, y), *torch.autograd.grad(product(x, y), (x, y), grad)
+    names = names_in_generated_source()
+    assert {"buffers", "buffer", "nothing", "totals_ptr", "totals", "sum", "row", "x_tile", "grad_x"} <= set(names)
+    for name in names:
+        other = "y" if name != "y" else "z"
+        op = cliffnn.geometric_op("R2")(eval(f"lambda {name}, {other}: {name} * {other}"))
+        got = op(x, y)
+        torch.testing.assert_close((got, *torch.autograd.grad(got, (x, y), grad)), wanted, msg=name)
+        if not torch.cuda.is_available():
+            own = op._inputs[0]
+            forward = operation(text(op._traced.name, shared=(own,)), "R2")
+            kernel = kernels.run(forward.vjp(["out"], op._inputs), [x.detach(), y.detach(), grad], 1e-6)
+            torch.testing.assert_close(tuple(kernel), wanted[1:], msg=f"{name}, kernel")
 
 
 def test_constants():
