@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,11 @@ def autocast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name: t.to(torch.get_autocast_dtype(t.device.type)) if isinstance(t, Tensor) and t.dtype in DTYPES[1:] else t
         for name, t in tensors.items()
     }
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """Torch's own matrix products in the dtype of their factors."""
+    return torch.autocast(device, enabled=False) if autocasting(device) else nullcontext()
 
 
 def broadcast(rows: dict[str, Tensor]) -> tuple[torch.Size, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
-from cliffnn.checks import check_multivector, held_grades
+from cliffnn.checks import check_multivector, held_grades, without_autocast
 
 
 def invariants(x: Tensor, algebra: AlgebraLike, inner_products: bool = False, grades: GradesLike = None) -> Tensor:
@@ -68,7 +68,8 @@ def invariants(x: Tensor, algebra: AlgebraLike, inner_products: bool = False, gr
         pairs = first * x.shape[-1] + second
         for k, blades in forms.items():
             part = values[..., blades, :]
-            products = _lowered(part, k, algebra).mT @ part
+            with without_autocast(x.device.type):
+                products = _lowered(part, k, algebra).mT @ part
             features.append(products.flatten(-2).index_select(-1, pairs))
     else:
         features += [quadratic_form(values[..., blades, :], k, algebra) for k, blades in forms.items()]

@@ -61,7 +61,8 @@ def layer_norm(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-
         \|x\| = \left(q(x)^2 + 10^{-16}\right)^{1/4}
 
     with the algebra's quadratic form over all grades, :math:`q(x) = \sum_k q_k(x)`: the root of its absolute value,
-    made smooth.
+    made smooth. In float32 its square overflows where norms are above 4e9, and the result is zero; `rms_norm` has no
+    such square.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def normalize(x: Tensor, weight: Tensor, algebra: AlgebraLike, eps: float = 1e-6
         {\sigma(a_{k,c}) \left(\|\langle x_c \rangle_k\| - 1\right) + 1 + \varepsilon}, \qquad
         \|\langle x \rangle_k\| = \left(q_k(x)^2 + 10^{-16}\right)^{1/4}
 
-    with the logistic function :math:`\sigma`: at 0 the grade stays as it is, at 1 it is divided by its
-    norm.
+    with the logistic function :math:`\sigma`: at 0 the grade stays as it is, at 1 it is divided by its norm. In
+    float32 the square overflows where norms are above 4e9, and the result is zero.
 
     Parameters
     ----------

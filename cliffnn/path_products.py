@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra
-from cliffnn.checks import autocasting
+from cliffnn.checks import without_autocast
 from cliffnn.families import family, text_of
 from cliffnn.operation import operation
 from cliffnn.ops import evaluate, transformed
@@ -106,7 +105,6 @@ def _in_chunks(run: Callable, algebra: Algebra, *tensors: Tensor) -> list:
     # of one size, but for the last
     count = max(1, -(-tensors[0].shape[0] // rows))
     rows = max(1, -(-tensors[0].shape[0] // count))
-    device = tensors[0].device.type
     # sums over paths are not to be rounded one by one
-    with torch.autocast(device, enabled=False) if autocasting(device) else nullcontext():
+    with without_autocast(tensors[0].device.type):
         return [run(*parts) for parts in zip(*(t.split(rows) for t in tensors), strict=True)]

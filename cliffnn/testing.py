@@ -131,14 +131,12 @@ def equivariance_error(
     algebra = Algebra(algebra)
     got = _outputs(function(*(apply_versor(versor, x, algebra) for x in inputs)), algebra)
     wanted = [apply_versor(versor, out, algebra) for out in _outputs(function(*inputs), algebra)]
-    errors = [0.0] * len(algebra.grades)
+    errors = []
     for g, w in zip(got, wanted, strict=True):
         scale = w.norm().clamp_min(torch.finfo(w.dtype).tiny)
-        for k, blades in enumerate(algebra.grade_slices):
-            error = float((g - w)[..., blades, :].norm() / scale)
-            # NaN compares false with everything: it must not get lost here
-            errors[k] = error if not error <= errors[k] else errors[k]
-    return errors
+        errors.append(torch.stack([(g - w)[..., blades, :].norm() / scale for blades in algebra.grade_slices]).double())
+    # which does not lose a NaN, as Python's comparisons would
+    return torch.stack(errors).amax(0).tolist()
 
 
 def assert_equivariant(
@@ -176,7 +174,7 @@ def assert_equivariant(
     AssertionError
         If the error in any grade is above the tolerance, or not a number; the message lists it by grade.
     ValueError
-        If there is nothing to test: no inputs, no versors, or inputs that are no multivectors.
+        If there is nothing to test: no inputs or only empty ones, no versors, or inputs that are no multivectors.
 
     Examples
     --------
@@ -199,6 +197,9 @@ def assert_equivariant(
         if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[-2] != len(algebra):
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"inputs[{index}]: got {got}, wanted (..., {len(algebra)} blades, channels)")
+    if not any(x.numel() for x in inputs):
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise ValueError(f"nothing to test: got inputs of shape {shapes}, wanted some numbers")
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(x.detach().double() for x in inputs)
     if isinstance(function, nn.Module):

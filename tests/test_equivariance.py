@@ -344,6 +344,16 @@ def test_the_checker_catches_a_norm_of_plain_squares(algebra, right, odd):
     assert (max(errors) < 1e-12) == right
 
 
+def test_the_checker_catches_what_is_no_number_in_one_of_several_results():
+    with pytest.raises(AssertionError, match="grade 0: nan"):
+        assert_equivariant(lambda x: (x * float("nan"), x), "R2", *multivectors("R2"))
+
+
+def test_the_checker_refuses_to_pass_on_nothing():
+    with pytest.raises(ValueError, match=r"nothing to test: got inputs of shape \(0, 4, 3\), wanted"):
+        assert_equivariant(torch.relu, "R2", torch.zeros(0, 4, 3))
+
+
 def test_the_checker_catches_what_only_reflections_show():
     """Swapping grades by the pseudoscalar commutes with rotations, not with reflections."""
     pseudoscalar = F.embed(torch.ones(1, 1, dtype=torch.float64), 3, "R3")

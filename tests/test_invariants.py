@@ -50,6 +50,16 @@ def test_invariants(algebra, inner_products, dtype, device):
         assert layer(x).shape == (rows, layer.out_features)
 
 
+@inner
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_keeps_float32(inner_products, dtype, device):
+    """Squares of what half precision holds overflow it."""
+    x = 100 * torch.randn(7, 8, 5, device=device)
+    with torch.autocast(device.type, dtype):
+        got = F.invariants(x, "R3", inner_products)
+    torch.testing.assert_close(got, F.invariants(x, "R3", inner_products), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("algebra", [algebra for algebra in ALGEBRAS if algebra != "R0,0,2"])
 @inner
 @pytest.mark.parametrize("odd", [False, True], ids=["even", "odd"])
