@@ -63,11 +63,7 @@ class Edges:
 
     def aggregate(self, x: Tensor, reduce: str) -> Tensor:
         """``(edges, ...)`` to ``(nodes, ...)``: ``"sum"`` or ``"mean"``; zero where no edge points to."""
-        total = self.targets.sum(x)
-        if reduce == "sum":
-            return total
-        sizes = self.targets.sizes.clamp(min=1).to(x.dtype)
-        return total / sizes.view(-1, *[1] * (x.ndim - 1))
+        return self.targets.sum(x) if reduce == "sum" else self.targets.mean(x)
 
 
 def _check(edge_index: Tensor, nodes: int) -> None:

@@ -39,6 +39,24 @@ def inputs_of(edge_channels=2, channels=3, blades=4):
     return x, torch.randn(EDGES.shape[1], blades, edge_channels, dtype=torch.float64) if edge_channels else None
 
 
+def compiled(function):
+    torch.compiler.reset()
+    return torch.compile(function, backend="aot_eager", fullgraph=True)
+
+
+class Called(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def exported(function):
+    return lambda *inputs: torch.export.export(Called(function), inputs).module()(*inputs)
+
+
 def plainly(layer, x, edge_index, edge_attr):
     """The equations, one edge after the other."""
 
@@ -136,20 +154,65 @@ def test_segments(ascending, device):
     x = torch.randn(5, 3, dtype=torch.float64, device=device, requires_grad=True)
     segments = Segments(index, 4, ascending)
     wanted = torch.stack([x[index == n].sum(0) for n in range(4)])
-    compiled = torch.compile(lambda x: segments.sum(x), backend="aot_eager", fullgraph=True)
-    for run in (segments.sum, compiled):
+    for run in (segments.sum, compiled(lambda x: segments.sum(x))):
         torch.testing.assert_close(run(x), wanted)
     assert gradgradcheck(lambda x: segments.sum(x).sin(), [x])
     assert gradgradcheck(lambda x: segments.spread(x).sin(), [wanted.detach().requires_grad_()])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("ascending", [True, False])
+def test_half_precision_is_summed_in_float32(dtype, ascending, device):
+    """Adding ones ends at 256 in bfloat16, at 2048 in float16; what they are multiplied with overflows the latter."""
+    rows = 3000
+    index = torch.arange(rows, device=device) // (rows - 1)
+    segments = Segments(index if ascending else index.flip(0), 2, ascending)
+    x, two = torch.ones(rows, 3, dtype=dtype, device=device), torch.ones(2, 3, dtype=dtype, device=device)
+    wanted = torch.tensor([[rows - 1], [1]], device=device).to(dtype).expand(2, 3)
+
+    def gradient(x):
+        return torch.func.grad(lambda x: segments.spread(x).sum())(x)
+
+    def product(x):
+        """Of the Hessian of half a sum of squares with ones."""
+        x = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(segments.spread(x).square().sum() / 2, x, create_graph=True)
+        return torch.autograd.grad(first.sum(), x)[0]
+
+    def tangent(x):
+        return torch.func.jvp(segments.sum, (x,), (x,))[1]
+
+    for function, inputs in ((segments.sum, x), (gradient, two), (product, two), (tangent, x)):
+        assert torch.equal(function(inputs), wanted)
+    for run in (compiled, exported):
+        assert torch.equal(run(lambda x: segments.sum(x))(x), wanted)
+    assert torch.equal(compiled(gradient)(two), wanted)
+    leaf = two.clone().requires_grad_()
+    assert torch.equal(torch.autograd.grad(compiled(lambda x: segments.spread(x))(leaf), leaf, x)[0], wanted)
+    for run in (lambda f: f, compiled, exported):
+        assert torch.equal(run(lambda x: segments.mean(x))(60 * x), 60 * two)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_many_messages_in_half_precision(dtype, device):
+    layer = CliffordMessagePassing(1, 1, "R2", difference=False)
+    nn.init.zeros_(layer.receiver.weight)
+    nn.init.ones_(layer.sender.weight)
+    layer.to(device, dtype)
+    nodes = 3000
+    x = torch.ones(nodes, 4, 1, dtype=dtype, device=device)
+    edge_index = torch.stack([torch.arange(nodes), torch.zeros(nodes, dtype=torch.int64)]).to(device)
+    for run in (layer, compiled(layer), exported(layer)):
+        assert torch.equal(run(x, edge_index)[0], x[0])
+
+
 def test_compiled_without_breaks():
     layer, (x, edge_attr) = layer_of(), inputs_of()
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    runs = compiled(layer), layer
     x.requires_grad_()
-    torch.testing.assert_close(compiled(x, EDGES, edge_attr), layer(x, EDGES, edge_attr))
+    torch.testing.assert_close(*(run(x, EDGES, edge_attr) for run in runs))
     got, wanted = (
-        torch.autograd.grad(f(x, EDGES, edge_attr).square().sum(), [x, *layer.parameters()]) for f in (compiled, layer)
+        torch.autograd.grad(run(x, EDGES, edge_attr).square().sum(), [x, *layer.parameters()]) for run in runs
     )
     torch.testing.assert_close(got, wanted)
 

@@ -189,9 +189,7 @@ class LorentzCGENN(nn.Module):
         x, h = self.embedding_x(vectors), self.embedding_h(scalars)
         for layer in self.layers:
             x, h = layer(x, h, edges, relative, vectors, scalars)
-        jets = Segments(batch, graphs)
-        total = jets.sum(torch.cat([h, invariants(x)], -1))
-        return self.decoder(total / jets.sizes.clamp(min=1).to(total.dtype)[:, None])
+        return self.decoder(Segments(batch, graphs).mean(torch.cat([h, invariants(x)], -1)))
 
 
 def invariants(x: Tensor) -> Tensor:
