@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cliffnn import functional as F
 from cliffnn.edges import Edges
 from cliffnn.layers import CliffordMessagePassing, MVLinear, SGPNormBlock
+from cliffnn.models import CGENN
 from cliffnn.segments import Segments
 from cliffnn.testing import randomize_parameters
 
@@ -96,8 +97,26 @@ def test_the_order_of_edges_does_not_matter():
     layer, (x, edge_attr) = layer_of(), inputs_of()
     order = torch.randperm(EDGES.shape[1])
     torch.testing.assert_close(layer(x, EDGES[:, order], edge_attr[order]), layer(x, EDGES, edge_attr))
-    edges = Edges(EDGES, NODES)
-    assert torch.equal(layer(x, edges, edges.sorted(edge_attr)), layer(x, EDGES, edge_attr))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda attr: (Edges(EDGES, NODES), attr),
+        lambda attr: (Edges(EDGES, NODES, attr),),
+        lambda attr: (Edges(EDGES, NODES).with_attr(attr),),
+        lambda attr: (Edges(EDGES, NODES, 2 * attr).with_attr(attr), None),
+    ],
+    ids=["attributes beside", "attributes within", "attributes later", "other attributes later"],
+)
+def test_edges_that_are_shared(given):
+    """Attributes come in the order of the tensor, always: here it differs from that of the edges."""
+    layer, (x, edge_attr) = layer_of(2, False, False), inputs_of()
+    wanted = layer(x, EDGES, edge_attr)
+    assert torch.equal(layer(x, *given(edge_attr)), wanted)
+    torch.testing.assert_close(compiled(lambda x, edge_attr: layer(x, *given(edge_attr)))(x, edge_attr), wanted)
+    model = CGENN(3, 4, 2, 2, 2, "R2").double()
+    assert torch.equal(model(x, *given(edge_attr)), model(x, EDGES, edge_attr))
 
 
 def test_derivatives_of_every_order():
@@ -262,11 +281,23 @@ def test_wrong_inputs():
         ((x[:4], EDGES, edge_attr), ValueError, "edge_index: got nodes 0 to 4, wanted 0 to 3"),
         ((x[:4], Edges(EDGES, NODES), edge_attr), ValueError, "x: got 4 nodes, wanted 5"),
         ((x, EDGES, edge_attr[:3]), ValueError, "edge_attr: got 3 rows, wanted 6"),
+        ((x, Edges(EDGES, NODES), edge_attr[:1]), ValueError, "edge_attr: got 1 rows, wanted 6"),
+        ((x, EDGES, edge_attr[0, 0, 0]), ValueError, "edge_attr: got 0 rows, wanted 6"),
+        ((x, EDGES, edge_attr[:, 0]), ValueError, r"edge_attr: got shape \(6, 2\), wanted \(..., 4 blades, 2 channels"),
+        ((x, EDGES[:, :4], edge_attr[0]), ValueError, r"edge_attr: got shape \(4, 2\), wanted \(edges, blades, ch"),
+        ((x, EDGES, edge_attr[:, None]), ValueError, r"edge_attr: got shape \(6, 1, 4, 2\), wanted \(edges, blades"),
+        ((x, EDGES, edge_attr[..., :1]), ValueError, r"edge_attr: got shape \(6, 4, 1\), wanted .* 2 channels"),
+        ((x, EDGES, edge_attr.float()), TypeError, "edge_attr: got torch.float32, wanted torch.float64"),
+        ((x, EDGES, edge_attr.tolist()), TypeError, "edge_attr: got list, wanted a torch.Tensor"),
+        ((x, Edges(EDGES, NODES, edge_attr), edge_attr), ValueError, "edge_attr: got a tensor, wanted None"),
         ((x, EDGES), ValueError, "edge_attr: got None, wanted 2 channels"),
+        ((x, Edges(EDGES, NODES)), ValueError, "edge_attr: got None, wanted 2 channels"),
         ((x[0], EDGES, edge_attr), ValueError, r"x: got shape \(4, 3\), wanted \(nodes, blades, channels\)"),
     ]:
         with pytest.raises(error, match=message):
             layer(*broken)
+    with pytest.raises(ValueError, match=r"edge_attr: got shape \(6, 4, 2\), wanted 0 channels"):
+        layer_of(0)(x, Edges(EDGES, NODES, edge_attr))
     with pytest.raises(ValueError, match="aggregate: got 'max', wanted 'mean' or 'sum'"):
         layer_of(aggregate="max")
 

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 import cliffnn.functional as F
 from cliffnn.algebra import AlgebraLike, GradesLike
 from cliffnn.checks import held_grades
-from cliffnn.edges import Edges
+from cliffnn.edges import Edges, sorted_edges
 from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 from cliffnn.layers.linear import MVLinear
 
@@ -154,9 +154,10 @@ class CliffordMessagePassing(MVLayer):
         x : Tensor
             ``(nodes, blades, in_channels)``.
         edge_index : Tensor or Edges
-            ``(2, edges)``, from row 0 to row 1; or what several layers share of it, whose edges are sorted.
+            ``(2, edges)``, from row 0 to row 1; or its `Edges`, which several layers share, sorted once.
         edge_attr : Tensor, optional
-            ``(edges, blades, edge_channels)``, in the order of ``edge_index``.
+            ``(edges, blades, edge_channels)``, in the order of ``edge_index``, that of the tensor also where `Edges`
+            are given. Those that `Edges` were made with need not be given, and are sorted once.
         node_attr : Tensor, optional
             ``(nodes, blades, node_channels)``, shown to ``update``.
 
@@ -168,16 +169,8 @@ class CliffordMessagePassing(MVLayer):
         check_input(self, "x", x, self.receiver.in_channels, self.receiver.weight)
         if x.ndim != 3:
             raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (nodes, blades, channels)")
-        if (edge_attr is None) != (self.edge is None):
-            got = "None" if edge_attr is None else f"shape {tuple(edge_attr.shape)}"
-            raise ValueError(f"edge_attr: got {got}, wanted {self.edge_channels} channels as edge_channels says")
-        if isinstance(edge_index, Edges):
-            edges = edge_index
-        else:
-            edges = Edges(edge_index, x.shape[0])
-            edge_attr = None if edge_attr is None else edges.sorted(edge_attr)
-        if edges.nodes != x.shape[0]:
-            raise ValueError(f"x: got {x.shape[0]} nodes, wanted {edges.nodes}, as the edges have")
+        edges = sorted_edges(edge_index, x.shape[0], edge_attr)
+        self._check_attributes(edges.edge_attr)
 
         heard = self.receiver(x)
         # negative here, where there are fewer rows: the gradient of a difference would be negated edge by edge
@@ -189,7 +182,7 @@ class CliffordMessagePassing(MVLayer):
         hidden = edges.from_target(heard).add_(edges.from_source(said))
         if self.edge is not None:
             # there the bias costs nothing
-            hidden = hidden.add_(self.edge(edge_attr, bias=bias))
+            hidden = hidden.add_(self.edge(edges.edge_attr, bias=bias))
         messages = hidden if self.message is None else self.message(hidden)
         received = edges.aggregate(messages, self.aggregate)
         if self.update is None:
@@ -197,6 +190,16 @@ class CliffordMessagePassing(MVLayer):
         inputs = [x, received] if node_attr is None else [x, received, node_attr]
         out = self.update(torch.cat(inputs, -1))
         return x + out if self.residual else out
+
+    def _check_attributes(self, edge_attr: Tensor | None) -> None:
+        if (edge_attr is None) != (self.edge is None):
+            got = "None" if edge_attr is None else f"shape {tuple(edge_attr.shape)}"
+            raise ValueError(f"edge_attr: got {got}, wanted {self.edge_channels} channels as edge_channels says")
+        if edge_attr is None or self.edge is None:
+            return
+        check_input(self.edge, "edge_attr", edge_attr, self.edge.in_channels, self.edge.weight)
+        if edge_attr.ndim != 3:
+            raise ValueError(f"edge_attr: got shape {tuple(edge_attr.shape)}, wanted (edges, blades, channels)")
 
     def extra_repr(self) -> str:
         grades = grades_repr(grades=self.grades)

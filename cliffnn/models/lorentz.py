@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import cliffnn.functional as F
 from cliffnn.algebra import Algebra
-from cliffnn.edges import Edges
+from cliffnn.edges import Edges, sorted_edges
 from cliffnn.grades import by_blade
 from cliffnn.layers import FullyConnectedSteerableGP, MVLayerNorm, MVLinear
 from cliffnn.models.cemlp import check_layers
@@ -180,7 +180,7 @@ class LorentzCGENN(nn.Module):
         Tensor
             ``(graphs, classes)``.
         """
-        edges = edge_index if isinstance(edge_index, Edges) else Edges(edge_index, momenta.shape[0])
+        edges = sorted_edges(edge_index, momenta.shape[0], name="momenta")
         p_i, p_j = edges.from_target(momenta), edges.from_source(momenta)
         relative = F.embed(torch.stack([p_i - p_j, p_i, p_j], -1), 1, ALGEBRA)
         vectors = F.embed(momenta[..., None], 1, ALGEBRA)
