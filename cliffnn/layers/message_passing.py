@@ -15,6 +15,7 @@ from cliffnn.checks import held_grades
 from cliffnn.edges import Edges, sorted_edges
 from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 from cliffnn.layers.linear import MVLinear
+from cliffnn.ops import transformed
 
 
 class CliffordMessagePassing(MVLayer):
@@ -178,11 +179,13 @@ class CliffordMessagePassing(MVLayer):
         bias = self.bias
         if bias is not None and self.edge is None:
             heard = heard + F.embed(bias[None, None].to(heard.dtype), 0, self.algebra, self.grades)
-        # in place: what is gathered is nobody else's, and as large as all edges
-        hidden = edges.from_target(heard).add_(edges.from_source(said))
+        # in place, since what is gathered is nobody else's, and as large as all edges; vmap may have it once for all
+        # samples, whose sums differ
+        add = torch.add if transformed() else Tensor.add_
+        hidden = add(edges.from_target(heard), edges.from_source(said))
         if self.edge is not None:
             # there the bias costs nothing
-            hidden = hidden.add_(self.edge(edges.edge_attr, bias=bias))
+            hidden = add(hidden, self.edge(edges.edge_attr, bias=bias))
         messages = hidden if self.message is None else self.message(hidden)
         received = edges.aggregate(messages, self.aggregate)
         if self.update is None:
