@@ -273,6 +273,63 @@ def test_lazy_channels():
     assert torch.equal(other(x, EDGES, edge_attr), layer(x, EDGES, edge_attr))
 
 
+def scales(layer):
+    """How large the weights are, times the root of the channels that come in."""
+    return {name: p.std().item() * 8 for name, p in layer.named_parameters() if name != "bias"}
+
+
+@pytest.mark.parametrize("grades", [None, 1], ids=["with a bias", "without scalars"])
+@pytest.mark.parametrize("channels", [64, None])
+def test_initial_values(grades, channels):
+    """As large as those of one map of three times as many channels, whoever draws them, and how often."""
+    blades = 8 if grades is None else 3
+    inputs = torch.randn(5, blades, 64), EDGES, torch.randn(6, blades, 64)
+    wanted = dict.fromkeys(["receiver.weight", "sender.weight", "edge.weight"], pytest.approx(3**-0.5, rel=0.03))
+
+    def make(**k):
+        return CliffordMessagePassing(channels, 256, "R3", grades=grades, difference=False, edge_channels=64, **k)
+
+    layer = make()
+    layer(*inputs)
+    assert scales(layer) == wanted
+    layer.reset_parameters()
+    assert scales(layer) == wanted
+    layer = make(device="meta")
+    layer(*(x.to("meta") for x in inputs))
+    layer.to_empty(device="cpu")
+    for module in layer.modules():
+        module.reset_parameters()
+    assert scales(layer) == wanted
+    assert layer.bias is None or not layer.bias.any()
+
+
+@pytest.mark.parametrize("name", ["receiver.weight", "sender.weight", "edge.weight", "bias"])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_was_loaded_before_the_first_input_is_kept(name, by_hand):
+    known, layer = (CliffordMessagePassing(c, 4, "R2", difference=False, edge_channels=2) for c in (3, None))
+    value = torch.randn_like(known.get_parameter(name))
+    if by_hand:
+        module, _, of = name.rpartition(".")
+        setattr(layer.get_submodule(module), of, nn.Parameter(value.clone()))
+    else:
+        layer.load_state_dict({name: value}, strict=False)
+    x, edge_attr = (t.float() for t in inputs_of())
+    assert layer(x, EDGES, edge_attr).isfinite().all()
+    assert torch.equal(layer.get_parameter(name), value)
+
+
+def test_channels_of_edges_do_not_wait():
+    layer, (x, edge_attr) = CliffordMessagePassing(None, 4, "R2", edge_channels=1), inputs_of()
+    with pytest.raises(ValueError, match=r"edge_attr: got shape \(6, 4, 2\), wanted .* 1 channels"):
+        layer(x.float(), EDGES, edge_attr.float())
+
+
+def test_lazy_channels_compiled():
+    layer = CliffordMessagePassing(None, 4, "R2", edge_channels=2)
+    inputs = [t.float() if t.is_floating_point() else t for t in (inputs_of()[0], EDGES, inputs_of()[1])]
+    torch.testing.assert_close(compiled(layer)(*inputs), layer(*inputs))
+
+
 def test_wrong_inputs():
     layer, (x, edge_attr) = layer_of(), inputs_of()
     for broken, error, message in [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -62,7 +61,7 @@ class CliffordMessagePassing(MVLayer):
     sender : MVLinear or None
         B; with ``difference`` it is -A.
     edge : MVLinear or None
-        C.
+        C; all three are initially as large as one map of all inputs, concatenated, would be.
     bias : Parameter or None
         ``(hidden_channels,)``, of the scalars; initially zero; None without scalars.
 
@@ -109,15 +108,18 @@ class CliffordMessagePassing(MVLayer):
             raise TypeError("hidden_channels: got None, wanted a positive int")
         if aggregate not in ("mean", "sum"):
             raise ValueError(f"aggregate: got {aggregate!r}, wanted 'mean' or 'sum'")
-        options = {"bias": False, "device": device, "dtype": dtype, "grades": grades}
-        self.edge_channels = edge_channels and checked_channels("edge_channels", edge_channels)
+        self.edge_channels = (edge_channels and checked_channels("edge_channels", edge_channels)) or 0
         self.aggregate = aggregate
+        self.difference = difference
         self.residual = residual
+        known = checked_channels("in_channels", in_channels)
+        fan_in = None if known is None else self._fan_in(known)
+        options = {"bias": False, "device": device, "dtype": dtype, "grades": grades, "fan_in": fan_in}
         self.receiver = MVLinear(in_channels, hidden_channels, algebra, **options)
         self.sender = None if difference else MVLinear(in_channels, hidden_channels, algebra, **options)
-        self.edge = MVLinear(edge_channels, hidden_channels, algebra, **options) if edge_channels else None
-        # as lazy as the weights, so that either all parameters wait for the first input or none
-        outputs = None if is_lazy(self.receiver.weight) else hidden_channels
+        # these are as lazy, so that either all parameters wait for the first input or none
+        outputs, of_edges = (None, None) if known is None else (hidden_channels, self.edge_channels)
+        self.edge = MVLinear(of_edges, hidden_channels, algebra, **options) if edge_channels else None
         scalars = self.grades is None or 0 in self.grades
         self.bias = self.parameter((outputs,), device, dtype) if scalars else None
         self.message = message
@@ -130,20 +132,29 @@ class CliffordMessagePassing(MVLayer):
 
     def reset_parameters(self) -> None:
         """Draw the linear maps anew; ``message`` and ``update`` are left as they are."""
-        if self.receiver.in_channels is None:
-            return
-        if self.bias is not None:
+        if self.bias is not None and not is_lazy(self.bias):
             nn.init.zeros_(self.bias)
-        # so that their sum has the size that one map of all inputs, concatenated, would give it
-        inputs = (1 if self.sender is None else 2) * self.receiver.in_channels + (self.edge_channels or 0)
-        for linear in (self.receiver, self.sender, self.edge):
-            if linear is not None:
-                nn.init.normal_(linear.weight, std=1 / math.sqrt(inputs))
+        for linear in self._maps():
+            linear.reset_parameters()
 
-    def infer_channels(self, x: Tensor) -> None:
-        for linear in (self.receiver, self.sender):
-            if linear is not None and linear.has_uninitialized_params():
-                linear.initialize_parameters(x)
+    def has_uninitialized_params(self) -> bool:
+        # the maps wait for this layer, which without a bias has no parameter of its own
+        return super().has_uninitialized_params() or any(m.has_uninitialized_params() for m in self._maps())
+
+    def initialize_parameters(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().initialize_parameters(x)
+        if self.edge is not None:
+            self.edge.in_channels = self.edge_channels
+        for linear in self._maps():
+            linear.fan_in = self._fan_in(x.shape[-1])
+            linear.initialize_parameters(x)
+
+    def _maps(self) -> list[MVLinear]:
+        return [linear for linear in (self.receiver, self.sender, self.edge) if linear is not None]
+
+    def _fan_in(self, in_channels: int) -> int:
+        """That of the one map which has all inputs, concatenated."""
+        return (1 if self.difference else 2) * in_channels + self.edge_channels
 
     def forward(
         self, x: Tensor, edge_index: Tensor | Edges, edge_attr: Tensor | None = None, node_attr: Tensor | None = None
@@ -200,7 +211,7 @@ class CliffordMessagePassing(MVLayer):
             raise ValueError(f"edge_attr: got {got}, wanted {self.edge_channels} channels as edge_channels says")
         if edge_attr is None or self.edge is None:
             return
-        check_input(self.edge, "edge_attr", edge_attr, self.edge.in_channels, self.edge.weight)
+        check_input(self.edge, "edge_attr", edge_attr, self.edge_channels, self.edge.weight)
         if edge_attr.ndim != 3:
             raise ValueError(f"edge_attr: got shape {tuple(edge_attr.shape)}, wanted (edges, blades, channels)")
 
