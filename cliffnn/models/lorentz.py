@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import cliffnn.functional as F
 from cliffnn.algebra import Algebra
+from cliffnn.checks import check_batch, check_graphs
 from cliffnn.edges import Edges, sorted_edges
 from cliffnn.grades import by_blade
 from cliffnn.layers import FullyConnectedSteerableGP, MVLayerNorm, MVLinear
@@ -114,7 +115,8 @@ class LorentzCGENN(nn.Module):
     Raises
     ------
     ValueError, TypeError
-        For channels or layers that are no positive int, inputs of other shapes.
+        For channels or layers that are no positive int, inputs of other shapes, a ``batch`` of another dtype or device,
+        or (on a CPU) with a jet outside ``graphs``.
 
     References
     ----------
@@ -180,6 +182,8 @@ class LorentzCGENN(nn.Module):
         Tensor
             ``(graphs, classes)``.
         """
+        check_batch(batch, "momenta", momenta, "particles, 4")
+        check_graphs(batch, "graphs", graphs)
         edges = sorted_edges(edge_index, momenta.shape[0], name="momenta")
         p_i, p_j = edges.from_target(momenta), edges.from_source(momenta)
         relative = F.embed(torch.stack([p_i - p_j, p_i, p_j], -1), 1, ALGEBRA)
