@@ -111,6 +111,34 @@ def check_unmapped(name: str, index: Tensor) -> None:
         raise ValueError(f"{name}: got one for each sample of vmap, wanted one for all; or make all samples one graph")
 
 
+def check_batch(batch: Tensor, name: str, x: Tensor, axes: str) -> None:
+    """Complain about anything but the graph of each row of a tensor of that name and these axes, rows first."""
+    if not isinstance(batch, Tensor) or batch.dtype != torch.int64:
+        got = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
+        raise TypeError(f"batch: got {got}, wanted a torch.Tensor of torch.int64")
+    check_unmapped("batch", batch)
+    rows, *_ = axes.split(", ")
+    if x.ndim != axes.count(",") + 1 or batch.shape != x.shape[:1]:
+        raise ValueError(
+            f"batch: got shape {tuple(batch.shape)} for {name} of {tuple(x.shape)}, wanted ({rows},) for {name} of "
+            f"({axes})"
+        )
+    if batch.device != x.device:
+        raise ValueError(f"batch: got a tensor on {batch.device}, wanted {x.device}, where {name} is")
+
+
+def check_graphs(batch: Tensor, name: str, count: int) -> None:
+    """Complain about a number of graphs, of that name, that is none, or that does not hold those of ``batch``."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ValueError(f"{name}: got {count!r}, wanted a number of graphs")
+    inside = ((batch >= 0) & (batch < count)).all()
+    if batch.device.type != "cpu" or torch.compiler.is_compiling():
+        # without waiting for the device; compilers would fix a number in the message
+        torch._assert_async(inside, f"batch: got an index outside the graphs that {name} says")
+    elif not inside:
+        raise ValueError(f"batch: got an index outside the graphs 0 to {count - 1}")
+
+
 def check_features(name: str, x: Tensor) -> None:
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: got {x.dtype}, wanted one of {', '.join(map(str, DTYPES))}")

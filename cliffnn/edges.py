@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from cliffnn.segments import Segments
 
 
 class Edges:
-    """Edges sorted by the nodes that they point to.
+    """Edges sorted by the nodes that they point to, and their attributes with them.
 
     Sums into nodes then read their edges one after the other: in a fixed order, without atomic additions, on every
     device. Several graphs are one whose parts are not connected, as PyTorch Geometric batches them.
@@ -21,11 +23,19 @@ class Edges:
         ``(2, edges)``, int64: from the nodes of row 0 to those of row 1, PyTorch Geometric's convention; in any order.
     nodes : int
         How many nodes there are; some may have no edges.
+    edge_attr : Tensor, optional
+        ``(edges, ...)``, in the order of ``edge_index``.
+
+    Attributes
+    ----------
+    edge_attr : Tensor or None
+        In the order of these edges.
 
     Raises
     ------
     ValueError, TypeError
-        If ``edge_index`` has another shape or dtype, or (on a CPU) names a node that there is not.
+        If ``edge_index`` has another shape or dtype, or (on a CPU) names a node that there is not; if ``edge_attr`` has
+        another number of rows.
 
     Examples
     --------
@@ -39,19 +49,28 @@ class Edges:
             [  0.]])
     """
 
-    def __init__(self, edge_index: Tensor, nodes: int):
+    def __init__(self, edge_index: Tensor, nodes: int, edge_attr: Tensor | None = None):
         _check(edge_index, nodes)
         target, self.order = torch.sort(edge_index[1], stable=True)
         self.count = edge_index.shape[1]
         self.nodes = nodes
         self.targets = Segments(target, nodes, ascending=True)
         self.sources = Segments(edge_index[0].index_select(0, self.order), nodes)
+        self.edge_attr = None if edge_attr is None else self._sorted(edge_attr)
 
-    def sorted(self, attributes: Tensor) -> Tensor:
-        """Bring attributes ``(edges, ...)``, given in the order of ``edge_index``, into the order of these edges."""
-        if attributes.shape[0] != self.count:
-            raise ValueError(f"edge_attr: got {attributes.shape[0]} rows, wanted {self.count}, one for each edge")
-        return attributes.index_select(0, self.order)
+    def with_attr(self, edge_attr: Tensor) -> Edges:
+        """The same edges with other attributes, given as to the constructor: only these are sorted."""
+        edges = copy.copy(self)
+        edges.edge_attr = self._sorted(edge_attr)
+        return edges
+
+    def _sorted(self, edge_attr: Tensor) -> Tensor:
+        if not isinstance(edge_attr, Tensor):
+            raise TypeError(f"edge_attr: got {type(edge_attr).__name__}, wanted a torch.Tensor")
+        rows = edge_attr.shape[0] if edge_attr.ndim else 0
+        if edge_attr.ndim == 0 or rows != self.count:
+            raise ValueError(f"edge_attr: got {rows} rows, wanted {self.count}, one for each edge")
+        return edge_attr.index_select(0, self.order)
 
     def from_source(self, x: Tensor) -> Tensor:
         """``(nodes, ...)`` to ``(edges, ...)``: what the node has that an edge comes from."""
@@ -63,11 +82,20 @@ class Edges:
 
     def aggregate(self, x: Tensor, reduce: str) -> Tensor:
         """``(edges, ...)`` to ``(nodes, ...)``: ``"sum"`` or ``"mean"``; zero where no edge points to."""
-        total = self.targets.sum(x)
-        if reduce == "sum":
-            return total
-        sizes = self.targets.sizes.clamp(min=1).to(x.dtype)
-        return total / sizes.view(-1, *[1] * (x.ndim - 1))
+        return self.targets.sum(x) if reduce == "sum" else self.targets.mean(x)
+
+
+def sorted_edges(edge_index: Tensor | Edges, nodes: int, edge_attr: Tensor | None = None, name: str = "x") -> Edges:
+    """What a layer or a model is given, sorted unless it is; nodes are counted by the argument of that name."""
+    if not isinstance(edge_index, Edges):
+        return Edges(edge_index, nodes, edge_attr)
+    if edge_index.nodes != nodes:
+        raise ValueError(f"{name}: got {nodes} nodes, wanted {edge_index.nodes}, as the edges have")
+    if edge_attr is None:
+        return edge_index
+    if edge_index.edge_attr is not None:
+        raise ValueError("edge_attr: got a tensor, wanted None, since the edges have attributes; or Edges.with_attr")
+    return edge_index.with_attr(edge_attr)
 
 
 def _check(edge_index: Tensor, nodes: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
-from cliffnn.checks import check_multivector, check_unmapped, held_grades
+from cliffnn.checks import check_batch, check_graphs, check_multivector, held_grades
 from cliffnn.grades import by_blade
 from cliffnn.invariants import quadratic_form
 from cliffnn.segments import Segments
@@ -147,28 +147,10 @@ class _Graphs:
 
 
 def _graphs(x: Tensor, batch: Tensor, size: int | None) -> _Graphs:
-    if not isinstance(batch, Tensor) or batch.dtype != torch.int64:
-        got = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
-        raise TypeError(f"batch: got {got}, wanted a torch.Tensor of torch.int64")
-    check_unmapped("batch", batch)
-    if x.ndim != 3 or batch.shape != x.shape[:1]:
-        raise ValueError(
-            f"batch: got shape {tuple(batch.shape)} for x of {tuple(x.shape)}, wanted (nodes,) for x of "
-            "(nodes, blades, channels)"
-        )
-    if batch.device != x.device:
-        raise ValueError(f"batch: got a tensor on {batch.device}, wanted {x.device}, where x is")
+    check_batch(batch, "x", x, "nodes, blades, channels")
     if size is None:
         size = int(batch.max()) + 1 if batch.shape[0] else 0
-    elif not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise ValueError(f"size: got {size!r}, wanted a number of graphs or None")
-    inside = ((batch >= 0) & (batch < size)).all()
-    message = f"batch: got an index outside the graphs 0 to {size - 1}"
-    if batch.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not inside:
-            raise ValueError(message)
-    else:
-        torch._assert_async(inside, message)  # without waiting for the device
+    check_graphs(batch, "size", size)
     return _Graphs(batch, size)
 
 

@@ -170,6 +170,31 @@ def test_graphs_are_no_samples():
         vmap(lambda x, batch: F.pool(x, "R2", batch=batch, size=2))(x, torch.zeros(3, 4, dtype=torch.int64))
 
 
+SAMPLES = ["edge_attr", "receiver.weight", "sender.weight", "edge.weight", "bias"]
+
+
+@pytest.mark.parametrize("mapped", [["x"], *([name] for name in SAMPLES), SAMPLES], ids=" ".join)
+def test_samples_of_anything_in_messages(mapped):
+    """What is added to may be the same for all samples, and what is added not."""
+    layer = CliffordMessagePassing(CHANNELS, 3, "R2", edge_channels=2, difference=False).double()
+    inputs = {
+        "x": torch.randn(4, 4, CHANNELS).double(),
+        "edge_attr": torch.randn(5, 4, 2).double(),
+        **{name: torch.randn_like(p) for name, p in layer.named_parameters()},
+    }
+
+    def function(x, edge_attr, **parameters):
+        return functional_call(layer, parameters, (x, EDGES, edge_attr))
+
+    samples = {name: torch.randn(3, *value.shape).double() for name, value in inputs.items() if name in mapped}
+    each = [function(**inputs | {name: value[i] for name, value in samples.items()}) for i in range(3)]
+    at_once = vmap(lambda samples: function(**inputs | samples))
+    torch.testing.assert_close(at_once(samples), torch.stack(each))
+    torch.compiler.reset()
+    compiled = torch.compile(at_once, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(samples), torch.stack(each))
+
+
 @functions
 def test_gradients_of_gradients(letters, function):
     inputs = [x.detach() for x in random_inputs(letters, "R2")]

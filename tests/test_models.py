@@ -9,6 +9,7 @@ import torch
 
 from cliffnn import Algebra, models, ops
 from cliffnn import functional as F
+from cliffnn.edges import Edges
 from cliffnn.layers import CliffordMessagePassing, MVLayerNorm, MVSiLU, NormalizationLayer
 from cliffnn.models import CEMLP, CGENN, LorentzCGENN, O3SignedVolume, O5ConvexHull, O5Regression
 from cliffnn.testing import apply_versor, assert_equivariant, random_versor, randomize_parameters
@@ -89,6 +90,29 @@ def test_boosted_jets(odd):
     boosted = model(momenta @ boost.T, scalars, EDGES, BATCH, 2)
     torch.testing.assert_close(boosted, out, rtol=1e-8, atol=1e-8)
     assert not torch.allclose(out[0], out[1])
+
+
+def test_wrong_jets():
+    model = LorentzCGENN(features=6, channels=2, layers=1, dropout=0.0).eval()
+    momenta, scalars = torch.randn(4, 4), torch.randn(4, 2)
+    for batch, graphs, error, message in [
+        (BATCH, 1, ValueError, "batch: got an index outside the graphs 0 to 0"),
+        (BATCH - 1, 2, ValueError, "batch: got an index outside the graphs 0 to 1"),
+        (BATCH[:3], 2, ValueError, r"batch: got shape \(3,\) for momenta of \(4, 4\), wanted \(particles,\)"),
+        (BATCH.int(), 2, TypeError, "batch: got torch.int32, wanted a torch.Tensor of torch.int64"),
+        (BATCH.to("meta"), 2, ValueError, "batch: got a tensor on meta, wanted cpu, where momenta is"),
+        (BATCH, -1, ValueError, "graphs: got -1, wanted a number of graphs"),
+    ]:
+        with pytest.raises(error, match=message):
+            model(momenta, scalars, EDGES, batch, graphs)
+    with pytest.raises(ValueError, match="momenta: got 4 nodes, wanted 5, as the edges have"):
+        model(momenta, scalars, Edges(EDGES, 5), BATCH, 2)
+    inputs = momenta, scalars, EDGES, BATCH, 2
+    torch.compiler.reset()
+    for run in (torch.export.export(model, inputs).module(), torch.compile(model, backend="aot_eager", fullgraph=True)):
+        torch.testing.assert_close(run(*inputs), model(*inputs))
+        with pytest.raises(RuntimeError, match="outside the graphs"):
+            run(momenta, scalars, EDGES, BATCH + 1, 2)
 
 
 def test_jets_do_not_see_each_other():

@@ -300,6 +300,31 @@ def test_functional_call(make):
     assert torch.equal(call(layer, x), before)
 
 
+def replica_of(module):
+    """What `nn.DataParallel` calls on each GPU."""
+    replica = module._replicate_for_data_parallel()
+    for name, child in module.named_children():
+        setattr(replica, name, replica_of(child))
+    for name, parameter in module._parameters.items():
+        setattr(replica, name, None if parameter is None else parameter.clone())
+    return replica
+
+
+@every
+def test_replicas(make):
+    layer, x = randomized(make()), inputs()
+    assert torch.equal(call(replica_of(layer), x), call(layer, x))
+
+
+@with_parameters
+def test_replicas_of_layers_without_channels(make):
+    layer, x = make(None), inputs()
+    with pytest.raises(RuntimeError, match="uninitialized parameters can't be used with `DataParallel`"):
+        replica_of(layer)
+    expected = call(layer, x)
+    assert torch.equal(call(replica_of(layer), x), expected)
+
+
 @every
 def test_train_and_eval(make):
     layer, x = randomized(make()), inputs()

@@ -71,6 +71,11 @@ class MVLayer(LazyModuleMixin, nn.Module):
                 for name, value in loaded.items():
                     own[name].copy_(value)
 
+    def _replicate_for_data_parallel(self) -> Any:
+        # torch asks lazy modules to change their class, and refuses those that have not
+        lazy = self.has_uninitialized_params()
+        return super()._replicate_for_data_parallel() if lazy else nn.Module._replicate_for_data_parallel(self)
+
     def _end_laziness(self) -> None:
         self._initialize_hook.remove()
         self._load_hook.remove()

@@ -39,12 +39,15 @@ class MVLinear(MVLayer):
         Whether each grade has a matrix of its own; else all share one.
     grades : int, tuple of int or None
         That the input and the result hold, the scalar among them if there is a bias; None: all.
+    fan_in : int or None
+        One over the initial variance of the weight: for maps whose results are added, the input channels of all. None:
+        ``in_channels``.
 
     Attributes
     ----------
     weight : Parameter
         ``(grades, out_channels, in_channels)``, of the grades held; one matrix being ``(1, out_channels,
-        in_channels)``; initially normal with variance 1 / in_channels.
+        in_channels)``; initially normal with variance 1 / fan_in.
     bias : Parameter or None
         ``(out_channels,)``, initially zero.
 
@@ -78,6 +81,7 @@ class MVLinear(MVLayer):
         *,
         per_grade: bool = True,
         grades: GradesLike = None,
+        fan_in: int | None = None,
     ):
         super().__init__(algebra)
         self.grades = held_grades(self.algebra, grades)
@@ -88,6 +92,7 @@ class MVLinear(MVLayer):
         self.matrices = self._grade_count if per_grade else 1
         self.in_channels = checked_channels("in_channels", in_channels)
         self.out_channels = checked_channels("out_channels", out_channels)
+        self.fan_in = checked_channels("fan_in", fan_in)
         self.weight = self.parameter((self.matrices, self.out_channels, self.in_channels), device, dtype)
         # with the weight, so that either all parameters wait for the first input or none
         outputs = None if is_lazy(self.weight) else self.out_channels
@@ -114,7 +119,7 @@ class MVLinear(MVLayer):
     def reset_parameters(self) -> None:
         if self.in_channels is None or self.out_channels is None:
             return
-        nn.init.normal_(self.weight, std=1 / math.sqrt(self.in_channels))
+        nn.init.normal_(self.weight, std=1 / math.sqrt(self.fan_in or self.in_channels))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ from torch.nn.parameter import is_lazy
 import cliffnn.functional as F
 from cliffnn.algebra import AlgebraLike, GradesLike
 from cliffnn.checks import held_grades
-from cliffnn.edges import Edges
+from cliffnn.edges import Edges, sorted_edges
 from cliffnn.layers.base import MVLayer, check_input, checked_channels, grades_repr
 from cliffnn.layers.linear import MVLinear
+from cliffnn.ops import transformed
 
 
 class CliffordMessagePassing(MVLayer):
@@ -61,7 +61,7 @@ class CliffordMessagePassing(MVLayer):
     sender : MVLinear or None
         B; with ``difference`` it is -A.
     edge : MVLinear or None
-        C.
+        C; all three are initially as large as one map of all inputs, concatenated, would be.
     bias : Parameter or None
         ``(hidden_channels,)``, of the scalars; initially zero; None without scalars.
 
@@ -108,15 +108,18 @@ class CliffordMessagePassing(MVLayer):
             raise TypeError("hidden_channels: got None, wanted a positive int")
         if aggregate not in ("mean", "sum"):
             raise ValueError(f"aggregate: got {aggregate!r}, wanted 'mean' or 'sum'")
-        options = {"bias": False, "device": device, "dtype": dtype, "grades": grades}
-        self.edge_channels = edge_channels and checked_channels("edge_channels", edge_channels)
+        self.edge_channels = (edge_channels and checked_channels("edge_channels", edge_channels)) or 0
         self.aggregate = aggregate
+        self.difference = difference
         self.residual = residual
+        known = checked_channels("in_channels", in_channels)
+        fan_in = None if known is None else self._fan_in(known)
+        options = {"bias": False, "device": device, "dtype": dtype, "grades": grades, "fan_in": fan_in}
         self.receiver = MVLinear(in_channels, hidden_channels, algebra, **options)
         self.sender = None if difference else MVLinear(in_channels, hidden_channels, algebra, **options)
-        self.edge = MVLinear(edge_channels, hidden_channels, algebra, **options) if edge_channels else None
-        # as lazy as the weights, so that either all parameters wait for the first input or none
-        outputs = None if is_lazy(self.receiver.weight) else hidden_channels
+        # these are as lazy, so that either all parameters wait for the first input or none
+        outputs, of_edges = (None, None) if known is None else (hidden_channels, self.edge_channels)
+        self.edge = MVLinear(of_edges, hidden_channels, algebra, **options) if edge_channels else None
         scalars = self.grades is None or 0 in self.grades
         self.bias = self.parameter((outputs,), device, dtype) if scalars else None
         self.message = message
@@ -129,20 +132,29 @@ class CliffordMessagePassing(MVLayer):
 
     def reset_parameters(self) -> None:
         """Draw the linear maps anew; ``message`` and ``update`` are left as they are."""
-        if self.receiver.in_channels is None:
-            return
-        if self.bias is not None:
+        if self.bias is not None and not is_lazy(self.bias):
             nn.init.zeros_(self.bias)
-        # so that their sum has the size that one map of all inputs, concatenated, would give it
-        inputs = (1 if self.sender is None else 2) * self.receiver.in_channels + (self.edge_channels or 0)
-        for linear in (self.receiver, self.sender, self.edge):
-            if linear is not None:
-                nn.init.normal_(linear.weight, std=1 / math.sqrt(inputs))
+        for linear in self._maps():
+            linear.reset_parameters()
 
-    def infer_channels(self, x: Tensor) -> None:
-        for linear in (self.receiver, self.sender):
-            if linear is not None and linear.has_uninitialized_params():
-                linear.initialize_parameters(x)
+    def has_uninitialized_params(self) -> bool:
+        # the maps wait for this layer, which without a bias has no parameter of its own
+        return super().has_uninitialized_params() or any(m.has_uninitialized_params() for m in self._maps())
+
+    def initialize_parameters(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().initialize_parameters(x)
+        if self.edge is not None:
+            self.edge.in_channels = self.edge_channels
+        for linear in self._maps():
+            linear.fan_in = self._fan_in(x.shape[-1])
+            linear.initialize_parameters(x)
+
+    def _maps(self) -> list[MVLinear]:
+        return [linear for linear in (self.receiver, self.sender, self.edge) if linear is not None]
+
+    def _fan_in(self, in_channels: int) -> int:
+        """That of the one map which has all inputs, concatenated."""
+        return (1 if self.difference else 2) * in_channels + self.edge_channels
 
     def forward(
         self, x: Tensor, edge_index: Tensor | Edges, edge_attr: Tensor | None = None, node_attr: Tensor | None = None
@@ -154,9 +166,10 @@ class CliffordMessagePassing(MVLayer):
         x : Tensor
             ``(nodes, blades, in_channels)``.
         edge_index : Tensor or Edges
-            ``(2, edges)``, from row 0 to row 1; or what several layers share of it, whose edges are sorted.
+            ``(2, edges)``, from row 0 to row 1; or its `Edges`, which several layers share, sorted once.
         edge_attr : Tensor, optional
-            ``(edges, blades, edge_channels)``, in the order of ``edge_index``.
+            ``(edges, blades, edge_channels)``, in the order of ``edge_index``, that of the tensor also where `Edges`
+            are given. Those that `Edges` were made with need not be given, and are sorted once.
         node_attr : Tensor, optional
             ``(nodes, blades, node_channels)``, shown to ``update``.
 
@@ -168,16 +181,8 @@ class CliffordMessagePassing(MVLayer):
         check_input(self, "x", x, self.receiver.in_channels, self.receiver.weight)
         if x.ndim != 3:
             raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (nodes, blades, channels)")
-        if (edge_attr is None) != (self.edge is None):
-            got = "None" if edge_attr is None else f"shape {tuple(edge_attr.shape)}"
-            raise ValueError(f"edge_attr: got {got}, wanted {self.edge_channels} channels as edge_channels says")
-        if isinstance(edge_index, Edges):
-            edges = edge_index
-        else:
-            edges = Edges(edge_index, x.shape[0])
-            edge_attr = None if edge_attr is None else edges.sorted(edge_attr)
-        if edges.nodes != x.shape[0]:
-            raise ValueError(f"x: got {x.shape[0]} nodes, wanted {edges.nodes}, as the edges have")
+        edges = sorted_edges(edge_index, x.shape[0], edge_attr)
+        self._check_attributes(edges.edge_attr)
 
         heard = self.receiver(x)
         # negative here, where there are fewer rows: the gradient of a difference would be negated edge by edge
@@ -185,11 +190,13 @@ class CliffordMessagePassing(MVLayer):
         bias = self.bias
         if bias is not None and self.edge is None:
             heard = heard + F.embed(bias[None, None].to(heard.dtype), 0, self.algebra, self.grades)
-        # in place: what is gathered is nobody else's, and as large as all edges
-        hidden = edges.from_target(heard).add_(edges.from_source(said))
+        # in place, since what is gathered is nobody else's, and as large as all edges; vmap may have it once for all
+        # samples, whose sums differ
+        add = torch.add if transformed() else Tensor.add_
+        hidden = add(edges.from_target(heard), edges.from_source(said))
         if self.edge is not None:
             # there the bias costs nothing
-            hidden = hidden.add_(self.edge(edge_attr, bias=bias))
+            hidden = add(hidden, self.edge(edges.edge_attr, bias=bias))
         messages = hidden if self.message is None else self.message(hidden)
         received = edges.aggregate(messages, self.aggregate)
         if self.update is None:
@@ -197,6 +204,16 @@ class CliffordMessagePassing(MVLayer):
         inputs = [x, received] if node_attr is None else [x, received, node_attr]
         out = self.update(torch.cat(inputs, -1))
         return x + out if self.residual else out
+
+    def _check_attributes(self, edge_attr: Tensor | None) -> None:
+        if (edge_attr is None) != (self.edge is None):
+            got = "None" if edge_attr is None else f"shape {tuple(edge_attr.shape)}"
+            raise ValueError(f"edge_attr: got {got}, wanted {self.edge_channels} channels as edge_channels says")
+        if edge_attr is None or self.edge is None:
+            return
+        check_input(self.edge, "edge_attr", edge_attr, self.edge_channels, self.edge.weight)
+        if edge_attr.ndim != 3:
+            raise ValueError(f"edge_attr: got shape {tuple(edge_attr.shape)}, wanted (edges, blades, channels)")
 
     def extra_repr(self) -> str:
         grades = grades_repr(grades=self.grades)

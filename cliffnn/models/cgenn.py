@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cliffnn.algebra import AlgebraLike
-from cliffnn.edges import Edges
+from cliffnn.edges import Edges, sorted_edges
 from cliffnn.layers import CliffordMessagePassing, MVLinear
 from cliffnn.models.cemlp import CEMLP, check_layers, product_block
 
@@ -98,20 +98,18 @@ class CGENN(nn.Module):
         x : Tensor
             ``(nodes, blades, in_channels)``.
         edge_index : Tensor or Edges
-            ``(2, edges)``, from row 0 to row 1; or its sorted `Edges`.
+            ``(2, edges)``, from row 0 to row 1; or its `Edges`.
         edge_attr : Tensor, optional
-            ``(edges, blades, edge_channels)``, in the order of ``edge_index``.
+            ``(edges, blades, edge_channels)``, in the order of ``edge_index``, that of the tensor also where `Edges`
+            are given. Those that `Edges` were made with need not be given.
 
         Returns
         -------
         Tensor
             ``(nodes, blades, out_channels)``.
         """
-        edges = edge_index
-        if not isinstance(edges, Edges):
-            edges = Edges(edges, x.shape[0])
-            edge_attr = None if edge_attr is None else edges.sorted(edge_attr)
+        edges = sorted_edges(edge_index, x.shape[0], edge_attr)
         x = self.embedding(x)
         for layer in self.layers:
-            x = layer(x, edges, edge_attr)
+            x = layer(x, edges)
         return self.projection(x)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import cliffnn.functional as F
 from cliffnn.algebra import Algebra
-from cliffnn.edges import Edges
+from cliffnn.checks import check_batch, check_graphs
+from cliffnn.edges import Edges, sorted_edges
 from cliffnn.grades import by_blade
 from cliffnn.layers import FullyConnectedSteerableGP, MVLayerNorm, MVLinear
 from cliffnn.models.cemlp import check_layers
@@ -114,7 +115,8 @@ class LorentzCGENN(nn.Module):
     Raises
     ------
     ValueError, TypeError
-        For channels or layers that are no positive int, inputs of other shapes.
+        For channels or layers that are no positive int, inputs of other shapes, a ``batch`` of another dtype or device,
+        or (on a CPU) with a jet outside ``graphs``.
 
     References
     ----------
@@ -180,7 +182,9 @@ class LorentzCGENN(nn.Module):
         Tensor
             ``(graphs, classes)``.
         """
-        edges = edge_index if isinstance(edge_index, Edges) else Edges(edge_index, momenta.shape[0])
+        check_batch(batch, "momenta", momenta, "particles, 4")
+        check_graphs(batch, "graphs", graphs)
+        edges = sorted_edges(edge_index, momenta.shape[0], name="momenta")
         p_i, p_j = edges.from_target(momenta), edges.from_source(momenta)
         relative = F.embed(torch.stack([p_i - p_j, p_i, p_j], -1), 1, ALGEBRA)
         vectors = F.embed(momenta[..., None], 1, ALGEBRA)
@@ -189,9 +193,7 @@ class LorentzCGENN(nn.Module):
         x, h = self.embedding_x(vectors), self.embedding_h(scalars)
         for layer in self.layers:
             x, h = layer(x, h, edges, relative, vectors, scalars)
-        jets = Segments(batch, graphs)
-        total = jets.sum(torch.cat([h, invariants(x)], -1))
-        return self.decoder(total / jets.sizes.clamp(min=1).to(total.dtype)[:, None])
+        return self.decoder(Segments(batch, graphs).mean(torch.cat([h, invariants(x)], -1)))
 
 
 def invariants(x: Tensor) -> Tensor:
