@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,8 +27,8 @@ def warmup(model: Callable[..., Any], /, *inputs: Any, **kwargs: Any) -> None:
     The model is called on the inputs, and its results are differentiated with respect to every leaf that requires
     gradients (not under `torch.no_grad`). On a GPU kernels are compiled in place of being launched, and operators give
     zeros; on a CPU, where code is only generated, they run. Parameters, buffers, gradients and random states are left
-    as they are; lazy modules get their shapes. Code is kept on disk: a later process only reads it. A model under
-    `torch.compile` runs as it is: what torch's compiler makes itself is not made.
+    as they are; lazy modules get their shapes, and initial values. Code is kept on disk: a later process only reads it.
+    A model under `torch.compile` runs as it is: what torch's compiler makes itself is not made.
 
     Parameters
     ----------
@@ -135,11 +136,25 @@ class _Instead(TorchDispatchMode):
 @contextmanager
 def _kept_buffers(model: Callable) -> Iterator[None]:
     """Running means and the like are as before afterwards."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if isinstance(model, nn.Module) else []
+    kept: list[tuple[Tensor, Tensor]] = []
+    hooks = []
+
+    def keep(module: nn.Module, *_: object) -> None:
+        kept.extend((buffer, buffer.clone()) for buffer in module.buffers(recurse=False))
+
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if any(map(is_lazy, module.buffers(recurse=False))):
+            # torch's own hook, which comes first, gives them their initial values
+            hooks.append(module.register_forward_pre_hook(keep))
+        else:
+            keep(module)
     try:
         yield
     finally:
-        for buffer, before in buffers:
+        for hook in hooks:
+            hook.remove()
+        # what was kept first, last: a module may be called twice
+        for buffer, before in reversed(kept):
             buffer.copy_(before)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -42,11 +43,23 @@ def without_autocast(device: str) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if autocasting(device) else nullcontext()
 
 
+def same(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether shapes are equal; False, under a compiler, where only the data know."""
+    # lengths first: a compiler would compare rows of one with channels of another
+    if len(shape) != len(other):
+        return False
+    if not torch.compiler.is_compiling():
+        return shape == other
+    # it imports sympy
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return all(guard_or_false(size == wanted) for size, wanted in zip(shape, other, strict=True))
+
+
 def broadcast(rows: dict[str, Tensor]) -> tuple[torch.Size, int]:
     """The leading dimensions and the channels that all have in common; blades differ where grades do."""
     shapes = [torch.Size((*row.shape[:-2], row.shape[-1])) for row in rows.values()]
-    # lengths first: a compiler would compare rows of one with channels of another
-    if any(len(shape) != len(shapes[0]) or shape != shapes[0] for shape in shapes):
+    if not all(same(shape, shapes[0]) for shape in shapes):
         try:
             shapes[0] = torch.broadcast_shapes(*shapes)
         except RuntimeError:
@@ -161,7 +174,7 @@ def check_eps(eps: float) -> None:
 
 def flattened(row: Tensor, lead: torch.Size, channels: int) -> Tensor:
     """Contiguous, with one leading dimension; views that change nothing cost host time too."""
-    if row.shape[:-2] != lead or row.shape[-1] != channels:
+    if not same(row.shape[:-2], lead) or row.shape[-1] != channels:
         row = row.expand(*lead, row.shape[-2], channels)
     if len(lead) != 1:
         row = row.reshape(-1, *row.shape[-2:])

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import inspect
 import linecache
-import math
 import re
 import string
 import traceback
@@ -18,7 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike
-from cliffnn.checks import autocast, autocasting, broadcast, check_alike, check_multivector, check_shape, flattened
+from cliffnn.checks import (
+    autocast,
+    autocasting,
+    broadcast,
+    check_alike,
+    check_multivector,
+    check_shape,
+    flattened,
+    same,
+)
 from cliffnn.expressions import EXPRESSIONS, FINDERS, Expression
 from cliffnn.operation import operation, text
 from cliffnn.ops import evaluate
@@ -125,8 +133,9 @@ class GeometricOp:
         self.paths = {name: algebra.paths_between(factors[0], factors[1], self._held) for name in coefficients}
         self._function = function
         self._inputs = tuple(_input_name(name, position) for position, name in enumerate(parameters))
-        self._key = len(_OPERATORS)
-        _OPERATORS.append(self)
+        # a compiler may take an int for one of many
+        self._key = str(len(_OPERATORS))
+        _OPERATORS[self._key] = self
         self._begins = re.sub(r"[^A-Za-z0-9_]", "", self.__name__)
         FINDERS.append(self._find)
 
@@ -159,15 +168,15 @@ class GeometricOp:
         for (name, paths), tensor in zip(self.paths.items(), coefficients, strict=True):
             check_shape(name, tensor, (len(paths), channels), "(paths, channels)")
         # not .numel(), which a compiler takes for a number that never changes
-        many = math.prod(lead) > 1
-        shared = [many and math.prod(tensor.shape[:-2]) == 1 for tensor in given.values()]
+        single = [same(tensor.shape[:-2], (1,) * (tensor.ndim - 2)) for tensor in given.values()]
+        shared = tuple([alone and not all(single) for alone in single])
         flat = [
             tensor.reshape(-1, tensor.shape[-1]).expand(-1, channels).contiguous()
             if alone
             else flattened(tensor, lead, channels)
             for tensor, alone in zip(given.values(), shared, strict=True)
         ]
-        what, several = _text(self._key, tuple(shared))
+        what, several = _text(self._key, shared)
         results = evaluate(what, self.algebra, [*flat, *coefficients])
         if len(lead) != 1:
             results = [result.reshape(*lead, *result.shape[1:]) for result in results]
@@ -290,10 +299,10 @@ class GeometricOp:
 
 
 # By number, which is all that a compiler has to know of one.
-_OPERATORS: list[GeometricOp] = []
+_OPERATORS: dict[str, GeometricOp] = {}
 
 
-def _text(key: int, shared: tuple[bool, ...]) -> tuple[str, bool]:
+def _text(key: str, shared: tuple[bool, ...]) -> tuple[str, bool]:
     """The text of an operator's operation, and whether it has several results."""
     self = _OPERATORS[key]
     traced = self._traced

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import cliffnn.functional as F
 from cliffnn.algebra import Algebra
+from cliffnn.checks import check_features
 from cliffnn.layers import (
     CliffordMessagePassing,
     FullyConnectedSteerableGP,
@@ -326,6 +327,7 @@ def from_irreps(x: Tensor) -> Tensor:
         raise TypeError(f"x: got {type(x).__name__}, wanted a torch.Tensor")
     if not x.ndim or not x.shape[-1] or x.shape[-1] % len(_CL3):
         raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (..., {len(_CL3)} * channels)")
+    check_features("x", x)
     channels = x.shape[-1] // len(_CL3)
     parts = x.split([size * channels for size in _CL3.grade_sizes], -1)
     blades = [part.unflatten(-1, (channels, size)).mT for part, size in zip(parts, _CL3.grade_sizes, strict=True)]

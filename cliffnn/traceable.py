@@ -48,10 +48,13 @@ def run_as_region(operation: Operation, inputs: Sequence[Tensor], eps: float) ->
     Layer by layer, the steps of a deep network take them minutes.
     """
     from torch._higher_order_ops import invoke_subgraph
-    from torch.fx.experimental.symbolic_shapes import free_symbols
+    from torch.fx.experimental.symbolic_shapes import free_symbols, free_unbacked_symbols
 
     layouts = [(tensor.dtype, *tensor.shape, *tensor.stride()) for tensor in inputs]
     dynamic = [size for layout in layouts for size in layout if isinstance(size, torch.SymInt)]
+    # sizes that only the data know are results of a step, which torch loses on the way into a region
+    if free_unbacked_symbols(dynamic):
+        return run(operation, inputs, eps)
     # from a size of 5 n inductor does not find n, which has to be an argument too
     symbols = sorted(free_symbols(dynamic), key=str)
     sizes = [dynamic[0].node.shape_env.create_symintnode(symbol, hint=None) for symbol in symbols]

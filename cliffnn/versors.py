@@ -89,6 +89,7 @@ def versor_linear(
     if casting:
         # not the versors: they are normalised as they come
         x, *columns = autocast({str(index): tensor for index, tensor in enumerate((x, *columns))}).values()
+        check_alike({"versor": columns[0], "x": x})
     sizes = [algebra.grade_sizes[k] for k in held]
     results = []
     for part, size in zip(x.split(sizes, -2), sizes, strict=True):

@@ -26,7 +26,7 @@ from torch import nn
 
 from cliffnn import functional as F
 from cliffnn import ops
-from cliffnn.layers import MVLinear, SGPNormBlock, VersorLinear
+from cliffnn.layers import MVLayerNorm, MVLinear, SGPNormBlock, VersorLinear
 from cliffnn.segments import Segments
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
@@ -304,14 +304,67 @@ def test_what_a_float_costs_under_dynamic_shapes():
     assert compilations(block, specialize_float=True) == 1
 
 
-def test_sizes_that_only_the_data_know():
-    """What `nonzero` finds, as the edges of a graph are."""
-    block = SGPNormBlock(3, "R1")
+SIZES_OF_DATA = {
+    "nonzero": lambda x, chosen: x[chosen.nonzero().squeeze(1)],
+    "mask": lambda x, chosen: x[chosen],
+    "repeat_interleave": lambda x, chosen: x.repeat_interleave(2 * chosen, 0),
+    "unique": lambda x, chosen: x[torch.unique(chosen.long())],
+    "item": lambda x, chosen: x[: chosen.sum().item()],
+}
+
+
+def check_sizes_of_data(choose, module, needs_grad, backend):
+    def function(x, chosen):
+        return module(choose(x, chosen))
+
+    x = torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=needs_grad)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True, capture_scalar_outputs=True):
+        compiled = torch.compile(function, fullgraph=True, backend=backend)
+        for chosen in (torch.arange(9) % 2 == 0, torch.arange(9) == 3):
+            results = [run(x, chosen) for run in (compiled, function)]
+            torch.testing.assert_close(*results)
+            if needs_grad:
+                inputs = [x, *module.parameters()]
+                torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), inputs) for out in results))
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+@pytest.mark.parametrize("choose", SIZES_OF_DATA.values(), ids=SIZES_OF_DATA)
+def test_sizes_that_only_the_data_know(choose, needs_grad):
+    """What is found of nodes or edges, say: steps are no region there."""
+    module = nn.Sequential(MVLayerNorm(3, "R1"), SGPNormBlock(3, "R1")).double().requires_grad_(needs_grad)
+    check_sizes_of_data(choose, module, needs_grad, "aot_eager")
+
+
+def test_sizes_that_only_the_data_know_with_inductor(inductor_folder):
+    """Not of a linear map: inductor wants to know of a sum over rows, a batched matrix product, that they are many."""
+    check_sizes_of_data(SIZES_OF_DATA["mask"], MVLayerNorm(3, "R1").double(), True, "inductor")
+
+
+def test_many_of_what_only_the_data_know_with_inductor(inductor_folder):
+    """What the docs say of it."""
+    block = SGPNormBlock(3, "R1").double()
 
     def function(x, chosen):
-        return block(x[chosen.nonzero().squeeze(1)])
+        rows = x[chosen]
+        torch._check(rows.shape[0] > 1)
+        return block(rows)
 
-    x, chosen = torch.randn(9, 2, 3), torch.arange(9) % 2 == 0
+    x, chosen = torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=True), torch.arange(9) % 2 == 0
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        results = [run(x, chosen) for run in (torch.compile(function, fullgraph=True), function)]
+    torch.testing.assert_close(*results)
+    inputs = [x, *block.parameters()]
+    torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), inputs) for out in results))
+
+
+def test_one_of_a_size_that_only_the_data_know():
+    """One row for all of them broadcasts, and so does torch's."""
+    x, chosen = torch.randn(9, 4, 3), torch.arange(9) % 2 == 0
+
+    def function(x, chosen):
+        return F.geometric_product(x[chosen], x[:1], "R2")
+
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x, chosen), function(x, chosen))

@@ -335,6 +335,48 @@ def test_compiled():
     torch.testing.assert_close(torch.autograd.grad(compiled(x).square().sum(), module.normal), wanted)
 
 
+def check_compiled(compiled, op, *inputs):
+    """Results and gradients as without the compiler."""
+    results = [function(*inputs) for function in (compiled, op)]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad(result.square().sum(), inputs) for result in results))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiled_for_many_sizes(dynamic):
+    """A rotor for all rows, and the operator itself compiled: its attributes are no numbers that change."""
+    torch.compiler.reset()
+    compiled = torch.compile(rotate, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    rotor = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    for lead in ((5,), (7,), (1,), (0,), (9,), (2, 3), (4, 5)):
+        check_compiled(compiled, rotate, rotor, torch.randn(*lead, 3, 2, dtype=torch.float64, requires_grad=True))
+    normal = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    compiled = torch.compile(reflect, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    check_compiled(compiled, reflect, normal, torch.randn(5, 8, 2, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own imports
+def test_compiled_for_two_sizes_by_inductor(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    compiled = torch.compile(rotate, fullgraph=True)
+    rotor = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    for rows in (5, 7):
+        check_compiled(compiled, rotate, rotor, torch.randn(rows, 3, 2, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (9,)], ids=str)
+def test_compiled_for_sizes_that_only_the_data_know(lead):
+    def function(rotor, x):
+        return rotate(rotor[chosen] if lead == (9,) else rotor, x[chosen])
+
+    torch.compiler.reset()
+    chosen = torch.arange(9) % 2 == 0
+    inputs = [torch.randn(*shape, 2, dtype=torch.float64, requires_grad=True) for shape in ((*lead, 4), (9, 3))]
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        check_compiled(torch.compile(function, fullgraph=True, backend="aot_eager"), function, *inputs)
+
+
 @pytest.mark.filterwarnings("ignore:.*_pytree.*:FutureWarning", "ignore:.*isinstance.treespec, LeafSpec:FutureWarning")
 def test_exported():
     """With any number of rows, as one operator."""

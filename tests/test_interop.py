@@ -160,3 +160,5 @@ def test_wrong_irreps():
         from_irreps(torch.randn(2, 9))
     with pytest.raises(TypeError, match="x: got NoneType"):
         from_irreps(None)
+    with pytest.raises(TypeError, match=r"x: got torch\.int64, wanted one of torch\.float64"):
+        from_irreps(torch.ones(8, dtype=torch.int64))

@@ -219,6 +219,11 @@ def test_errors():
         F.versor_linear(x, versor, weight.float(), "R3")
     with pytest.raises(TypeError, match=r"x: got torch\.float32, wanted torch\.float64, the dtype of versor"):
         F.versor_linear(x.float(), versor, weight, "R3")
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(TypeError, match=r"x: got torch\.float64, wanted torch\.bfloat16, the dtype of versor"),
+    ):
+        F.versor_linear(x, versor.float(), weight.float(), "R3")
     with pytest.raises(ValueError, match="algebra: got R6, wanted one of at most 5 dimensions"):
         layers.VersorLinear(2, 3, "R6")
     with pytest.raises(ValueError, match=r"odd: got True, wanted False: no vector of R0,0,2 is invertible"):

@@ -11,7 +11,7 @@ from torch import nn
 
 import cliffnn
 from cliffnn import ahead, cache
-from cliffnn.layers import SGPNormBlock
+from cliffnn.layers import Invariants, MVLinear, SGPNormBlock
 from cliffnn.operation import operation
 
 
@@ -102,6 +102,16 @@ def test_lazy_modules_get_their_shapes(fresh):
     block = SGPNormBlock(algebra="R2")
     cliffnn.warmup(block, torch.randn(1, 4, 3))
     assert not any(nn.parameter.is_lazy(parameter) for parameter in block.parameters())
+
+
+def test_lazy_buffers_get_their_initial_values(fresh):
+    """As if no batch had been seen, although the module sees two."""
+    norm = nn.LazyBatchNorm1d()
+    cliffnn.warmup(nn.Sequential(MVLinear(None, 4, "R2"), Invariants(None, "R2"), norm, norm), torch.randn(3, 4, 5))
+    initial = nn.BatchNorm1d(norm.num_features).state_dict()
+    torch.testing.assert_close(norm.state_dict(), initial, rtol=0, atol=0)
+    norm(torch.randn(3, norm.num_features))
+    assert norm.num_batches_tracked == 1
 
 
 def test_under_torch_compile_a_model_runs_as_it_is(fresh):
