@@ -33,8 +33,8 @@ CASES = (
     "R1,3/3/1100/float32",
     "R5/3/33/float32",
 )
-# Rows of the fully connected product's matrices grow with the square of the channels, and so does the time of a tool
-# that watches every access.
+# The fully connected product's work grows with the square of the channels, and a tool that watches every access takes
+# long for it.
 WIDEST = 100
 
 

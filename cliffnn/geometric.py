@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import functools
 import hashlib
-import inspect
 import linecache
 import re
 import string
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike
+from cliffnn.annotations import PATHS, annotated_grades, input_name, parameters_of
 from cliffnn.checks import (
     autocast,
     autocasting,
@@ -37,11 +35,6 @@ if TYPE_CHECKING:
     from cliffnn.statements import Statement, Value
     from cliffnn.trace import Trace
     from cliffnn.tracing import Tracer
-
-# What annotates coefficients; annotations of the future are source.
-_PATHS = ("paths", "'paths'", '"paths"')
-# Of grades.
-NAMES = ("scalar", "vector", "bivector", "trivector", "quadvector", "pentavector", "hexavector")
 
 
 def geometric_op(algebra: AlgebraLike) -> Callable[[Callable], GeometricOp]:
@@ -119,11 +112,12 @@ class GeometricOp:
     def __init__(self, function: Callable, algebra: Algebra):
         functools.update_wrapper(self, function)
         self.algebra = algebra
-        self._held = _grades(function.__annotations__["return"], algebra, "return") if _declared(function) else None
-        parameters = _parameters(function)
-        coefficients = [name for name, annotation in parameters.items() if annotation in _PATHS]
+        returned = getattr(function, "__annotations__", {}).get("return")
+        self._held = None if returned is None else annotated_grades(returned, algebra, "return")
+        parameters = parameters_of(function)
+        coefficients = [name for name, annotation in parameters.items() if annotation in PATHS]
         self.grades = {
-            name: None if annotation is None else _grades(annotation, algebra, name)
+            name: None if annotation is None else annotated_grades(annotation, algebra, name)
             for name, annotation in parameters.items()
             if name not in coefficients
         }
@@ -132,7 +126,7 @@ class GeometricOp:
         factors = list(self.grades.values())[:2]
         self.paths = {name: algebra.paths_between(factors[0], factors[1], self._held) for name in coefficients}
         self._function = function
-        self._inputs = tuple(_input_name(name, position) for position, name in enumerate(parameters))
+        self._inputs = tuple(input_name(name, position) for position, name in enumerate(parameters))
         # a compiler may take an int for one of many
         self._key = str(len(_OPERATORS))
         _OPERATORS[self._key] = self
@@ -339,55 +333,3 @@ def _letters(index: int) -> str:
     """a, b, ..., z, ba, bb, ...: numbers in names are those of blades."""
     rest, last = divmod(index, len(string.ascii_lowercase))
     return (_letters(rest) if rest else "") + string.ascii_lowercase[last]
-
-
-def _input_name(name: str, position: int) -> str:
-    """What generated source calls a parameter: nothing of its own begins like this, or is a single letter.
-
-    Numbers of blades follow, so a name that ends with a number would be ambiguous.
-    """
-    if re.fullmatch(r"[A-Za-z]", name):
-        return name
-    letters = re.fullmatch(r"[A-Za-z]+(_[A-Za-z]+)*([0-9]*)", name)
-    return f"input_{position}_" if letters is None else f"in_{name}_" if letters[2] else f"in_{name}"
-
-
-def _parameters(function: Callable) -> dict[str, Any]:
-    """The parameters that have no value yet, and their annotations."""
-    found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"{name}: got a parameter of any number of arguments, wanted one for each multivector")
-        if parameter.default is parameter.empty:
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                raise TypeError(f"{name}: got a parameter that goes by keyword only, wanted one that has a position")
-            found[name] = None if parameter.annotation is parameter.empty else parameter.annotation
-    if not found:
-        raise TypeError(f"{function.__name__}: got a function without parameters, wanted one of multivectors")
-    return found
-
-
-def _declared(function: Callable) -> bool:
-    return getattr(function, "__annotations__", {}).get("return") is not None
-
-
-def _grades(annotation: Any, algebra: Algebra, name: str) -> tuple[int, ...] | None:
-    """The grades that an annotation names."""
-    if isinstance(annotation, str):
-        # annotations of the future are source
-        with contextlib.suppress(ValueError, SyntaxError):
-            annotation = ast.literal_eval(annotation)
-    parts = annotation if isinstance(annotation, (tuple, list)) else (annotation,)
-    named: dict[str, tuple[int, ...]] = {name: (k,) for k, name in enumerate(NAMES) if k <= algebra.dim}
-    named |= {f"pseudo{name}": (algebra.dim - k,) for k, name in enumerate(NAMES) if k <= algebra.dim}
-    named |= {"even": algebra.grades[::2], "odd": algebra.grades[1::2], "multivector": algebra.grades}
-    found: set[int] = set()
-    for part in parts:
-        if isinstance(part, str) and part in named:
-            found.update(named[part])
-        elif isinstance(part, int) and not isinstance(part, bool) and part in algebra.grades:
-            found.add(part)
-        else:
-            wanted = f"wanted grades of {algebra}: {', '.join(named)}, numbers up to {algebra.dim}, or a tuple of them"
-            raise ValueError(f"{name}: got the annotation {part!r}, {wanted}")
-    return tuple(sorted(found)) if tuple(sorted(found)) != algebra.grades else None

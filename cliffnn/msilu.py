@@ -8,9 +8,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
+from cliffnn.annotations import NAMES
 from cliffnn.checks import autocast, autocasting, check_alike, check_multivector, check_shape, flattened, held_grades
 from cliffnn.families import family, text_of
-from cliffnn.geometric import NAMES
 from cliffnn.ops import evaluate
 
 

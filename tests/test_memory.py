@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.timing import peak_bytes
 from cliffnn import Algebra
 from cliffnn import functional as F
 from cliffnn.layers import SGPNormBlock
@@ -13,19 +14,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 def peak_tensors(function, inputs, grad):
     """The peak of forward and backward beyond inputs and the result's gradient, in units of the latter's size."""
-
-    def run():
-        # in this thread, so that nothing is given back after the call
-        with torch.autograd.set_multithreading_enabled(False):
-            return torch.autograd.grad(function(*inputs), inputs, grad)
-
-    run()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / (grad.numel() * grad.element_size())
+    return peak_bytes(lambda *inputs: torch.autograd.grad(function(*inputs), inputs, grad), inputs) / grad.nbytes
 
 
 @needs_gpu
