@@ -18,6 +18,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -98,10 +99,12 @@ def quick_cases() -> Iterator[Case]:
 
 def compile_case(case: Case) -> tuple[list[str], dict[str, Compiled], str | None]:
     """The hashes of the kernels that a case launches, those that it was the first to compile, and what went wrong."""
-    from cliffnn.kernels import fully_connected, launch, linear, sums
+    from cliffnn.kernels import launch, linear, sums
+    from cliffnn.kernels.fully_connected import tiles, weight
 
     # what a process has prepared for one device, it would launch for the next
-    for prepared in (launch._launches, sums._prepared, linear._forward, linear._backward, fully_connected._prepared):
+    of_products = linear._forward, linear._backward, tiles.prepared, weight._prepared_gates
+    for prepared in (launch._launches, sums._prepared, *of_products):
         prepared.cache_clear()
     torch.set_num_threads(1)
     call = {LINEAR: _linear, FULLY_CONNECTED: _fully_connected}.get(case.expression, _operations)
@@ -135,16 +138,17 @@ def _linear(case: Case) -> None:
 
 def _fully_connected(case: Case) -> None:
     from cliffnn.kernels import fully_connected
+    from cliffnn.kernels.fully_connected import factors, forward, mixed, weight
 
     algebra = Algebra(case.algebra)
-    x, weight = _multivector(case), _matrices(case, len(algebra.paths))
-    with patch.object(fully_connected, "dot_precision", lambda _: _precision(case)):
-        out = fully_connected.fully_connected(x, x, weight, algebra, True)
+    x, matrices = _multivector(case), _matrices(case, len(algebra.paths))
+    with ExitStack() as stack:
+        for module in (factors, forward, mixed, weight):
+            stack.enter_context(patch.object(module, "dot_precision", lambda _: _precision(case)))
+        out = fully_connected.fully_connected(x, x, matrices, algebra, True)
         if fully_connected.shares_products(algebra):
-            fully_connected.fully_connected_factors(out, x, x, weight, algebra, True)
-        else:
-            fully_connected.fully_connected_factor(out, x, weight, algebra, True)
-            fully_connected.fully_connected_factor(out, x, weight, algebra, False)
+            fully_connected.fully_connected_factors(out, x, x, matrices, algebra, True)
+        fully_connected.mix(out, matrices, algebra)
         fully_connected.fully_connected_weight(out, x, x, algebra, True)
 
 

@@ -1,11 +1,13 @@
 """The fully connected product and its block against what they must at least take, over tilings, and beside a peer.
 
     python -m benchmarks.fully_connected [--output FILE] [--case R3/4096/128 ...] [--precision high]
-        [--forward 64/128/32/8 ...] [--factor ...] [--weight ...] [--flash-clifford PATH]
+        [--forward 64/128/32/8 ...] [--factor ...] [--weight ...] [--flash-clifford PATH] [--processor N]
 
 On a GPU, float32. A tiling is ROWS/OUTPUTS/INPUTS/WARPS, for the weight's gradient ROWS/OUTPUTS/INPUTS/WARPS/RESIDENT;
 without any, what the library chooses; of the factors' gradients only where one kernel computes both. Kernel time
-is the replay of a CUDA graph over buffers that rotate past the cache. Floors: bytes that must be moved, at the copy
+is the replay of a CUDA graph over buffers that rotate past the cache; of the block, beside a peer that no graph can
+hold, what the profiler tells, too. In loops contenders take turns, with ``--processor`` with all threads on one of the
+host's. Floors: bytes that must be moved, at the copy
 bandwidth measured in the same run; and the matrix products of the definition at 400 TFLOP/s. Refuses to report on a
 case whose result or gradient is wrong.
 """
@@ -13,7 +15,7 @@ case whose result or gradient is wrong.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.environment import RESULTS, write
 from benchmarks.peers import import_from
-from benchmarks.timing import copy_bandwidth, loop_milliseconds, peak_bytes, profile, replay_milliseconds
+from benchmarks.timing import copy_bandwidth, loops_milliseconds, peak_bytes, profile, replay_milliseconds, stay_on
 from cliffnn import Algebra
 from cliffnn import fully_connected as operators
 from cliffnn.functional import rms_norm
@@ -115,6 +117,7 @@ def block(case: str, flash_clifford: Path | None) -> dict[str, Any]:
     if flash_clifford and name in ("R2", "R3"):
         contenders["flash-clifford"] = (_peer(flash_clifford, algebra, ours), True)
     result: dict[str, Any] = {}
+    loops: dict[Hashable, tuple[Callable[..., Any], Sequence[tuple]]] = {}
     exact = _exact_block(ours, x[:200])
     for who, (module, blades_first) in contenders.items():
         own = x.transpose(0, 1).contiguous() if blades_first else x
@@ -137,19 +140,21 @@ def block(case: str, flash_clifford: Path | None) -> dict[str, Any]:
             return torch.autograd.grad(module(leaf), [leaf, *parameters], grad)
 
         buffers = [(torch.randn_like(own).requires_grad_(), torch.randn_like(own)) for _ in range(3)]
+        loops |= {(who, "forward_loop_ms"): (forward, buffers), (who, "forward_backward_loop_ms"): (both, buffers)}
         result[who] = {
             "relative_error": error,
             "forward_kernels_ms": _kernels(forward, buffers),
             "forward_backward_kernels_ms": _kernels(both, buffers),
-            "forward_loop_ms": round(loop_milliseconds(forward, buffers), 5),
-            "forward_backward_loop_ms": round(loop_milliseconds(both, buffers), 5),
             "forward_backward_peak_MiB": round(peak_bytes(both, buffers[0]) / 2**20, 1),
         }
         if module is ours:
             # the peer's copies a table from the host in every call, which no graph can hold
             result[who]["forward_ms"] = round(replay_milliseconds(forward, buffers), 5)
             result[who]["forward_backward_ms"] = round(replay_milliseconds(both, buffers), 5)
-        print(f"{case:16} {who:14} {result[who]}", flush=True)
+    for (who, what), milliseconds in loops_milliseconds(loops).items():
+        result[who][what] = round(milliseconds, 5)
+    for who, figures in result.items():
+        print(f"{case:16} {who:14} {figures}", flush=True)
     return result
 
 
@@ -191,7 +196,9 @@ def main() -> None:
         parser.add_argument(f"--{kind}", nargs="+", type=_tiles, default=[None], metavar="TILING")
     parser.add_argument("--precision", choices=TOLERANCE, default="high")
     parser.add_argument("--flash-clifford", type=Path)
+    parser.add_argument("--processor", type=int, metavar="N", help="for all threads")
     arguments = parser.parse_args()
+    stay_on(arguments.processor)
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device: this benchmark measures kernels on one")
     torch.set_float32_matmul_precision(arguments.precision)

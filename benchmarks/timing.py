@@ -7,10 +7,12 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 # How long a figure may take to measure, in milliseconds, how often at least and at most what it is the median of, and
 # of how many loops it is the best.
@@ -61,7 +63,7 @@ def loop_milliseconds(run: Callable[..., Any], buffers: Sequence[tuple]) -> floa
     return loops_milliseconds({"": (run, buffers)})[""]
 
 
-def loops_milliseconds(calls: Mapping[str, tuple[Callable[..., Any], Sequence[tuple]]]) -> dict[str, float]:
+def loops_milliseconds(calls: Mapping[_Name, tuple[Callable[..., Any], Sequence[tuple]]]) -> dict[_Name, float]:
     """Time of a call among many with no wait in between, as a training loop calls: the host's or the device's,
     whichever takes longer.
 
@@ -69,7 +71,7 @@ def loops_milliseconds(calls: Mapping[str, tuple[Callable[..., Any], Sequence[tu
     whatever else a host does only adds to it, for a while at a time.
     """
 
-    def loop(name: str, count: int) -> float:
+    def loop(name: _Name, count: int) -> float:
         run, buffers = calls[name]
         wait = torch.cuda.synchronize if buffers[0][0].is_cuda else lambda: None
         wait()

@@ -34,7 +34,8 @@ library.define(
 )
 library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str algebra, bool gate) -> Tensor")
 
-# Channels from which torch's matrix products are faster, on an H100 (`docs/kernels.md`): of up to 8 blades, of more.
+# Channels from which torch's matrix products are faster, on an H100 (`docs/kernels.md`): of up to 8 blades; of more,
+# and of the gradients of factors.
 _WIDE = 512, 256
 
 
@@ -158,7 +159,7 @@ def _one_factor(
     return _through_gelu(fully_connected_factor(grad, gated, weight, algebra, left), own, algebra)
 
 
-def _kernels(x: Tensor, outputs: int, algebra: Algebra) -> bool:
+def _kernels(x: Tensor, outputs: int, wide: int) -> bool:
     """Whether kernels are used, which form products on chip.
 
     Most devices have no tensor cores for float64; wide matrices are faster where products are written and read.
@@ -167,13 +168,12 @@ def _kernels(x: Tensor, outputs: int, algebra: Algebra) -> bool:
         return False
     from cliffnn.kernels.linear import dot_precision
 
-    wide = min(x.shape[-1], outputs) >= _WIDE[len(algebra) > 8]
-    return not (wide and x.dtype == torch.float32 and dot_precision(x) == "tf32")
+    return min(x.shape[-1], outputs) < wide or x.dtype != torch.float32 or dot_precision(x) != "tf32"
 
 
 def _forward(x, y, weight, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(x, weight.shape[1], algebra):
+    if _kernels(x, weight.shape[1], _WIDE[len(algebra) > 8]):
         from cliffnn.kernels.fully_connected import fully_connected
 
         return fully_connected(x.contiguous(), y.contiguous(), weight.contiguous(), algebra, gate)
@@ -181,59 +181,41 @@ def _forward(x, y, weight, algebra, gate):
 
 
 def _factor(grad, other, weight, algebra, left):
-    algebra = Algebra(algebra)
-    if _kernels(grad, weight.shape[2], algebra):
-        from cliffnn.kernels.fully_connected import fully_connected_factor
-
-        return fully_connected_factor(grad.contiguous(), other.contiguous(), weight, algebra, left)
     known = _widened(other)
-    (result,) = path_products.factors(_widened(grad), known, known, _widened(weight), algebra, ("x" if left else "y",))
+    wrt = ("x" if left else "y",)
+    (result,) = path_products.factors(_widened(grad), known, known, _widened(weight), Algebra(algebra), wrt=wrt)
     return result.to(grad.dtype)
 
 
 def _factors(grad, x, y, weight, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(x, weight.shape[1], algebra):
+    if _kernels(x, weight.shape[1], _WIDE[1]):
         from cliffnn.kernels.fully_connected import fully_connected_factors, shares_products
 
         if shares_products(algebra):
             return fully_connected_factors(grad.contiguous(), x.contiguous(), y.contiguous(), weight, algebra, gate)
-        return (
-            _one_factor(grad, x, y, weight, algebra, True, gate),
-            _one_factor(grad, y, x, weight, algebra, False, gate),
-        )
-    left, right = _gated(algebra, gate, x, y)
-    gradients = path_products.factors(_widened(grad), left, right, _widened(weight), algebra)
-    if gate:
-        gradients = [_through_gelu(g, _widened(own), algebra) for g, own in zip(gradients, (x, y), strict=True)]
-    return tuple(gradient.to(grad.dtype) for gradient in gradients)
+    tensors = _widened(grad), _widened(x), _widened(y), _widened(weight)
+    return tuple(gradient.to(grad.dtype) for gradient in path_products.factors(*tensors, algebra, gate))
 
 
 def _weight(grad, x, y, algebra, gate):
     algebra = Algebra(algebra)
-    if _kernels(x, grad.shape[-1], algebra):
+    if _kernels(x, grad.shape[-1], _WIDE[len(algebra) > 8]):
         from cliffnn.kernels.fully_connected import fully_connected_weight
 
         return fully_connected_weight(grad.contiguous(), x.contiguous(), y.contiguous(), algebra, gate)
-    left, right = _gated(algebra, gate, x, y)
-    return path_products.weights(_widened(grad), left, right, algebra).to(grad.dtype)
+    return path_products.weights(_widened(grad), _widened(x), _widened(y), algebra, gate).to(grad.dtype)
 
 
 def _by_path(x, y, weight, algebra, gate):
     """Transforms of `torch.func`, and forward mode, differentiate this."""
-    algebra = Algebra(algebra)
-    left, right = _gated(algebra, gate, x, y)
-    return path_products.multiply(left, right, _widened(weight), algebra).to(x.dtype)
-
-
-def _gated(algebra: Algebra, gate: bool, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """What is multiplied, in the dtype of the arithmetic."""
-    x, y = _widened(x), _widened(y)
-    return (geometric_op("gelu", algebra, [x]), geometric_op("gelu", algebra, [y])) if gate else (x, y)
+    out = path_products.multiply(_widened(x), _widened(y), _widened(weight), Algebra(algebra), gate)
+    return out.to(x.dtype)
 
 
 def _widened(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    """In the dtype of the arithmetic; a GPU multiplies matrices of half precision with sums in float32."""
+    return x if x.dtype == torch.float64 or x.is_cuda else x.float()
 
 
 class _FullyConnected(torch.autograd.Function):

@@ -19,27 +19,31 @@ from cliffnn.families import family, text_of
 from cliffnn.operation import operation
 from cliffnn.ops import evaluate, transformed
 
-# Bytes of the products of all paths that are formed at a time, on a GPU enough to fill it.
-_CHUNK, _CHUNK_ON_GPU = 2**23, 2**29
+# Bytes of the products of all paths that are formed at a time on a CPU. On a GPU blades of these, whatever they hold:
+# enough to fill it.
+_CHUNK, _BLADES_ON_GPU = 2**23, 2**18
 
 
 @family
-def path_products(algebra: Algebra) -> Callable:
-    """Of each path (i, j, k) the products <<x>_i <y>_j>_k."""
+def path_products(algebra: Algebra, gate: int) -> Callable:
+    """Of each path (i, j, k) the products <<x>_i <y>_j>_k, of `gelu` of both if ``gate`` is 1."""
 
     def products(x, y):
         """<<x>_i <y>_j>_k for each path (i, j, k)"""
+        if gate:
+            x, y = (factor * factor.grade(0).map(lambda number: number.normal_cdf()) for factor in (x, y))
         return tuple((x.grade(i) * y.grade(j)).grade(k) for i, j, k in algebra.paths)
 
     return products
 
 
-def multiply(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
+def multiply(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
     """See `cliffnn.fully_connected.fully_connected`; differentiable where torch's own functions are."""
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         results: dict[int, Tensor] = {}
-        for (*_, k), matrix, product in zip(algebra.paths, weight, _products(x, y, algebra), strict=True):
+        products = evaluate(_text(algebra, gate), algebra, [x, y])
+        for (*_, k), matrix, product in zip(algebra.paths, weight, products, strict=True):
             flat, so_far = product.flatten(0, 1), results.get(k)
             # in place, unless a transform differentiates this: it would need the sums before
             out = None if transformed() else so_far
@@ -51,45 +55,59 @@ def multiply(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra) -> Tensor:
 
 
 def factors(
-    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, wrt: tuple[str, ...] = ("x", "y")
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    algebra: Algebra,
+    gate: bool = False,
+    wrt: tuple[str, ...] = ("x", "y"),
 ) -> list[Tensor]:
-    """The gradients of `multiply` with respect to ``"x"``, ``"y"``, or both; of one alone only the other is read."""
-    products = operation(_text(algebra), algebra.name)
+    """The gradients of `multiply` with respect to ``"x"``, ``"y"``, or both; ungated, of one only the other is read."""
+    products = operation(_text(algebra, gate), algebra.name)
     gradients = products.vjp(products.outputs, wrt).text
+    mix = _mixing(weight, algebra)
 
     def run(grad: Tensor, x: Tensor, y: Tensor) -> Sequence[Tensor]:
-        mixed = [
-            (of_grade @ matrix).view(x.shape[0], algebra.grade_sizes[k], x.shape[-1])
-            for (*_, k), of_grade, matrix in zip(algebra.paths, _by_path(grad, algebra), weight, strict=True)
-        ]
-        return evaluate(gradients, algebra, [x, y, *mixed])
+        return evaluate(gradients, algebra, [x, y, *mix(grad)])
 
     return [_joined(parts) for parts in zip(*_in_chunks(run, algebra, grad, x, y), strict=True)]
 
 
-def weights(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra) -> Tensor:
+def weights(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
     """The gradient of `multiply` with respect to the weight."""
 
     def run(grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        pairs = zip(_by_path(grad, algebra), _products(x, y, algebra), strict=True)
-        return torch.stack([of_grade.mT @ product.flatten(0, 1) for of_grade, product in pairs])
+        by_grade = _by_grade(grad, algebra)
+        pairs = zip(algebra.paths, evaluate(_text(algebra, gate), algebra, [x, y]), strict=True)
+        return torch.stack([by_grade[k].mT @ product.flatten(0, 1) for (*_, k), product in pairs])
 
     return functools.reduce(torch.add, _in_chunks(run, algebra, grad, x, y))
 
 
-def _text(algebra: Algebra) -> str:
-    return text_of("path_products", algebra.name, ())
+def _text(algebra: Algebra, gate: bool) -> str:
+    return text_of("path_products", algebra.name, (int(gate),))
 
 
-def _products(x: Tensor, y: Tensor, algebra: Algebra) -> Sequence[Tensor]:
-    """Of each path, ``(rows, blades of the result, channels)``."""
-    return evaluate(_text(algebra), algebra, [x, y])
+def _mixing(weight: Tensor, algebra: Algebra) -> Callable[[Tensor], Sequence[Tensor]]:
+    """What multiplies each grade of a gradient with the matrices of its paths: a result for each path."""
+    if weight.is_cuda and weight.dtype != torch.float64:
+        from cliffnn.kernels.fully_connected import mix
+
+        transposed = weight.mT.contiguous()
+        return lambda grad: mix(grad.contiguous(), transposed, algebra)
+
+    def mix_by_torch(grad: Tensor) -> Sequence[Tensor]:
+        by_grade, sizes = _by_grade(grad, algebra), algebra.grade_sizes
+        pairs = zip(algebra.paths, weight, strict=True)
+        return [(by_grade[k] @ matrix).unflatten(0, (grad.shape[0], sizes[k])) for (*_, k), matrix in pairs]
+
+    return mix_by_torch
 
 
-def _by_path(grad: Tensor, algebra: Algebra) -> list[Tensor]:
-    """Of each path, the part of a gradient that has its result's grade: ``(rows * blades, channels)``."""
-    by_grade = [grad[:, blades].flatten(0, 1) for blades in algebra.grade_slices]
-    return [by_grade[k] for *_, k in algebra.paths]
+def _by_grade(grad: Tensor, algebra: Algebra) -> list[Tensor]:
+    """The parts of a gradient that have a grade: ``(rows * blades, channels)``."""
+    return [grad[:, blades].flatten(0, 1) for blades in algebra.grade_slices]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -100,8 +118,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def _in_chunks(run: Callable, algebra: Algebra, *tensors: Tensor) -> list:
     """Results on some rows at a time, so that the products of all paths take a bounded memory."""
     products = sum(algebra.grade_sizes[k] for *_, k in algebra.paths)
-    size = products * max(t.shape[-1] for t in tensors) * tensors[0].itemsize
-    rows = max(1, (_CHUNK_ON_GPU if tensors[0].is_cuda else _CHUNK) // size)
+    size = max(t.shape[-1] for t in tensors) * tensors[0].itemsize
+    rows = max(1, (_BLADES_ON_GPU if tensors[0].is_cuda else _CHUNK // size) // products)
     # of one size, but for the last
     count = max(1, -(-tensors[0].shape[0] // rows))
     rows = max(1, -(-tensors[0].shape[0] // count))

@@ -128,6 +128,8 @@ class Number:
     __slots__ = ("at_point", "polynomial", "tracer")
 
     abs, cos, cosh, exp, log, sin, sinh, sqrt, tan, tanh = map(_elementary, FUNCTIONS)
+    # for the library's own functions: math has none for constants
+    normal_cdf = _elementary("normal_cdf")
     __abs__ = abs
     __torch_function__ = classmethod(_torch_function)
 

@@ -1,7 +1,7 @@
 """The fully connected geometric product: torch's products on a CPU, kernels under the interpreter and on a GPU."""
 
 import functools
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 import reference
@@ -75,7 +75,7 @@ def check(module, rows, ins, outs, name, dtype, device="cpu", gate=False):
     out = module.fully_connected(x, y, weight, algebra, gate)
     grad_weight = module.fully_connected_weight(grad, x, y, algebra, gate)
     factors = []
-    if not gate:
+    if module is operators and not gate:
         left = module.fully_connected_factor(grad, y, weight, algebra, True)
         factors.append((left, module.fully_connected_factor(grad, x, weight, algebra, False)))
     if module is operators or module.shares_products(algebra):
@@ -123,21 +123,32 @@ def test_kernels_interpreted_in_other_algebras(name):
     check(kernels, 1, 3, 2, name, torch.float32)
 
 
-@pytest.mark.parametrize("by", ["out", "x", "y", "path"])
 @pytest.mark.parametrize("name", ["R3", "R3,0,1", "R5", "R3,3"])
-def test_tables_of_kernels(name, by):
+def test_tables_of_kernels(name):
     """They hold each product of two blades once, under its path and blade."""
-    of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected_tables")
-    groups, entries, terms = of_kernels.tables(Algebra(name), by)
+    of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected.tables")
+    blades, entries, terms = of_kernels.tables(Algebra(name))
     found = torch.zeros_like(path_tables(name))
-    for group, begin, end in groups:
-        for path, blade, first, count in entries[begin:end]:
-            assert group == (path if by == "path" else blade)
-            for code in terms[first : first + count]:
-                others = [code % 256, code // 256 % 256]
-                places = {"x": (blade, others[1], others[0]), "y": (others[1], blade, others[0])}
-                found[path, *places.get(by, (*others, blade))] += code // 65536 - 1
+    for blade, begin, end in blades:
+        for path, first, size, start, count in entries[begin:end]:
+            for code in terms[start + blade - first : start + count * size : size]:
+                found[path, code % 256, code // 256 % 256, blade] += code // 65536 - 1
     assert torch.equal(found, path_tables(name))
+
+
+@pytest.mark.parametrize(("programs", "blocks"), [(1, 1), (264, 7), (1000, 10**6)])
+def test_shares_of_paths(programs, blocks):
+    """Each path is shared out once, and its shares lie side by side."""
+    of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected.tables")
+    algebra = Algebra("R3")
+    of_programs, starts = of_kernels.shares(algebra, programs, blocks)
+    found = [of_programs[first : first + 3] for first in range(0, len(of_programs), 3)]
+    assert len(found) == starts[-1] <= max(programs, len(algebra.paths))
+    for path, (start, end) in enumerate(pairwise(starts)):
+        assert 1 <= end - start <= blocks
+        for n, (entry, share, count) in enumerate(found[start:end]):
+            assert of_kernels.tables(algebra).entries[entry][0] == path
+            assert (share, count) == (n, end - start)
 
 
 @interpreted
@@ -145,6 +156,17 @@ def test_tables_of_kernels(name, by):
 def test_gates_of_kernels_interpreted(dtype):
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
     check(kernels, 5, 20, 3, "R3", dtype, gate=True)
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["R2", "R3,0,1"])
+def test_a_gradient_times_all_matrices_interpreted(name):
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    *_, weight, grad = inputs(19, 17, 33, name, torch.float32)
+    algebra = Algebra(name)
+    got = kernels.mix(grad, weight.mT.contiguous(), algebra, kernels.Tiles(16, 16, 16, 4))
+    for part, matrix, (*_, k) in zip(got, weight, algebra.paths, strict=True):
+        torch.testing.assert_close(part, grad[:, algebra.grade_slices[k]] @ matrix, rtol=1e-5, atol=1e-5)
 
 
 @interpreted
@@ -157,21 +179,11 @@ def test_kernels_interpreted_on_many_tiles():
     both = kernels.fully_connected_factors(grad, x, y, weight, algebra, False, tiles)
     for got, wanted in (
         (kernels.fully_connected(x, y, weight, algebra, False, tiles), out),
-        (kernels.fully_connected_factor(grad, y, weight, algebra, True, tiles), grad_x),
-        (kernels.fully_connected_factor(grad, x, weight, algebra, False, tiles), grad_y),
         (both[0], grad_x),
         (both[1], grad_y),
         (kernels.fully_connected_weight(grad, x, y, algebra, False, tiles), grad_weight),
     ):
         assert reference.relative_error(got, wanted) < 2e-6
-
-
-def test_factors_on_a_device_of_little_shared_memory():
-    """A GPU of 99 KiB a program can launch the kernel of both factors' gradients too."""
-    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
-    little, much = (kernels.factors_tiles(8, 128, 128, "tf32", size * 1024) for size in (99, 227))
-    held = [3 * tiles.rows * tiles.outputs + 2 * tiles.outputs * tiles.inputs for tiles in (little, much)]
-    assert 4 * held[0] <= 99 * 1024 < 4 * held[1]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -400,14 +412,17 @@ def test_the_same_bits_in_every_run():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.no_grad()
 def test_products_are_never_written():
-    """Beyond its result, forward takes no memory; a gradient, the transposed weight or partial sums."""
+    """Beyond its result, forward takes no memory; a gradient, the transposed weight or partial sums, and gates."""
     x, y, weight, grad = inputs(4096, 64, 64, "R3", torch.float32, "cuda")
     algebra = Algebra("R3")
+    programs = 4 * torch.cuda.get_device_properties("cuda").multi_processor_count
+    partial = programs * 64 * 64 * 4
     for run, allowed in (
-        (lambda: operators.fully_connected(x, y, weight, algebra), grad.nbytes),
-        (lambda: operators.fully_connected_factor(grad, y, weight, algebra, True), x.nbytes + weight.nbytes),
-        (lambda: operators.fully_connected_factors(grad, x, y, weight, algebra), 2 * x.nbytes + weight.nbytes),
+        (lambda: operators.fully_connected(x, y, weight, algebra, True), grad.nbytes),
+        (lambda: operators.fully_connected_factors(grad, x, y, weight, algebra, True), 2 * x.nbytes + weight.nbytes),
+        (lambda: operators.fully_connected_weight(grad, x, y, algebra, True), x.nbytes // 8 + weight.nbytes + partial),
     ):
         run()
         torch.cuda.synchronize()

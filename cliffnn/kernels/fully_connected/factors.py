@@ -1,0 +1,41 @@
+"""The gradients of both factors, where registers hold all blades: one kernel, printed for the algebra."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from cliffnn import cache
+from cliffnn.algebra import Algebra
+from cliffnn.codegen import file_name
+from cliffnn.kernels.fully_connected.source import factors_source
+from cliffnn.kernels.fully_connected.tiles import Tiles, factors_tiles, prepared
+from cliffnn.kernels.linear import dot_precision
+
+
+def shares_products(algebra: Algebra) -> bool:
+    """Whether `fully_connected_factors` is for this algebra: 8 channels of all its blades must fit the registers."""
+    return len(algebra) <= 8
+
+
+def fully_connected_factors(
+    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool, tiles: Tiles | None = None
+) -> tuple[Tensor, Tensor]:
+    """See `cliffnn.fully_connected.fully_connected_factors`."""
+    rows, blades, inputs = x.shape
+    outputs = grad.shape[-1]
+    results = torch.empty_like(x), torch.empty_like(y)
+    if rows:
+        precision = dot_precision(grad)
+        tiles = tiles or factors_tiles(blades, inputs, outputs, precision)
+        run = prepared(_factors_kernel(algebra), algebra, inputs, outputs, tiles, gate, precision)
+        grid = (-(-rows // tiles.rows) * -(-inputs // tiles.inputs), 1, 1)
+        run(grid, (grad, x, y, weight.mT.contiguous(), *results), rows)
+    return results
+
+
+@functools.cache
+def _factors_kernel(algebra: Algebra):
+    return cache.load(file_name("fully connected factors", algebra.name), lambda: factors_source(algebra)).kernel

@@ -1,0 +1,87 @@
+"""A gradient times the matrices of all paths, written to memory: what gradients of factors are then computed from."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cliffnn.algebra import Algebra
+from cliffnn.kernels.fully_connected.tables import mixed_table
+from cliffnn.kernels.fully_connected.tiles import Tiles, mixed_tiles, prepared
+from cliffnn.kernels.linear import dot_precision
+from cliffnn.kernels.tables import table
+
+
+@triton.jit(do_not_specialize=["rows"])
+def mixed_kernel(
+    grad_ptr,
+    weight_ptr,
+    mixed_ptr,
+    tiles_ptr,
+    rows,
+    BLADES: tl.constexpr,
+    TILES: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUT: tl.constexpr,
+    IN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Multiply the blades of a grade with the matrix of a path, ``ROWS`` of them at a time.
+
+    The matrices come transposed, as tensor cores want a second factor.
+    """
+    columns: tl.constexpr = (INPUTS + IN - 1) // IN
+    tile = tiles_ptr + tl.program_id(0) // columns % TILES * 5
+    blade = tl.load(tile + 1)
+    size = tl.load(tile + 2)
+    first = (tl.program_id(0) // (columns * TILES)).to(tl.int64) * ROWS
+    pair = tl.load(tile + 4) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = pair // size
+    input = tl.program_id(0) % columns * IN + tl.arange(0, IN)
+    valid = first + row < rows
+    exists = (input < INPUTS)[None, :]
+    grad_ptr += first * (BLADES * OUTPUTS)
+    grad_at = (row * BLADES + blade + pair % size) * OUTPUTS
+    weight_ptr += tl.load(tile).to(tl.int64) * (INPUTS * OUTPUTS)
+    total = tl.zeros((ROWS, IN), tl.float32)
+    for start in tl.range(0, OUTPUTS, OUT, num_stages=3):
+        output = start + tl.arange(0, OUT)
+        known = output < OUTPUTS
+        grad = tl.load(grad_ptr + grad_at + output[None, :], valid & known[None, :], 0.0)
+        weight = tl.load(weight_ptr + input[None, :] * OUTPUTS + output[:, None], exists & known[:, None], 0.0)
+        total = tl.dot(grad, weight, total, input_precision=PRECISION)
+    mixed_ptr += (tl.load(tile + 3).to(tl.int64) * rows + first * size) * INPUTS
+    tl.store(mixed_ptr + pair * INPUTS + input[None, :], total, valid & exists)
+
+
+def mix(grad: Tensor, transposed: Tensor, algebra: Algebra, tiles: Tiles | None = None) -> list[Tensor]:
+    """Of each path, the blades of a gradient that have its result's grade times its matrix.
+
+    Parameters
+    ----------
+    grad : Tensor
+        ``(rows, blades, out_channels)``.
+    transposed : Tensor
+        The weight, ``(paths, in_channels, out_channels)``.
+    algebra : Algebra
+
+    Returns
+    -------
+    list of Tensor
+        ``(rows, blades of the grade, in_channels)``, parts of one memory.
+    """
+    rows, _, outputs = grad.shape
+    inputs = transposed.shape[1]
+    sizes = [algebra.grade_sizes[k] for *_, k in algebra.paths]
+    result = grad.new_empty(rows * sum(sizes) * inputs)
+    if rows:
+        precision = dot_precision(grad)
+        tiles = tiles or mixed_tiles(inputs, outputs, grad.itemsize, precision)
+        run = prepared(mixed_kernel, algebra, inputs, outputs, tiles, False, precision)
+        grid = (-(-rows // tiles.rows) * sum(sizes) * -(-inputs // tiles.inputs), 1, 1)
+        run(grid, (grad, transposed, result, table(mixed_table(algebra), grad.device)), rows)
+    parts = result.split([rows * size * inputs for size in sizes])
+    return [part.view(rows, size, inputs) for part, size in zip(parts, sizes, strict=True)]

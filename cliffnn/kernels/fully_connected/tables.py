@@ -1,0 +1,107 @@
+"""Which pairs of blades a kernel of the fully connected product multiplies, as tables of integers."""
+
+from __future__ import annotations
+
+import functools
+from itertools import accumulate, chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cliffnn.algebra import Algebra
+from cliffnn.kernels.tables import table
+
+
+class Tables(NamedTuple):
+    """What the kernels read of the algebra's products.
+
+    Attributes
+    ----------
+    blades : list of tuple
+        The blades of the result, those with most terms first: number, and where the entries of their paths begin and
+        end.
+    entries : list of tuple
+        The paths, by grade of their result: number, the first blade of that grade and how many there are, where their
+        terms begin, and how many each blade has.
+    terms : list of int
+        Pairs of blades and their sign, as ``first + 256 * second + 65536 * (sign + 1)``: the first one of each blade
+        of the grade, then the second, and so on. Where a blade has fewer the sign is 0.
+    """
+
+    blades: list[tuple[int, int, int]]
+    entries: list[tuple[int, int, int, int, int]]
+    terms: list[int]
+
+
+@functools.cache
+def tables(algebra: Algebra) -> Tables:
+    grade = algebra.grade_of_blades
+    found: dict[tuple[int, ...], list[int]] = {}
+    for a, b, c, sign in algebra.products:
+        found.setdefault((grade[a], grade[b], c), []).append(a + 256 * b + 65536 * (sign + 1))
+    blades: list[tuple[int, int, int, int]] = []
+    entries: list[tuple[int, int, int, int, int]] = []
+    terms: list[int] = []
+    for k, of_grade in enumerate(algebra.grade_slices):
+        begin, work = len(entries), 0
+        for number, (i, j, result) in enumerate(algebra.paths):
+            if result == k:
+                each = [found.get((i, j, c), []) for c in range(of_grade.start, of_grade.stop)]
+                count = max(map(len, each))
+                entries.append((number, of_grade.start, len(each), len(terms), count))
+                terms += [own[n] if n < len(own) else 65536 for n in range(count) for own in each]
+                work += count
+        blades += [(-work, c, begin, len(entries)) for c in range(of_grade.start, of_grade.stop)]
+    return Tables([(c, begin, end) for _, c, begin, end in sorted(blades)], entries, terms)
+
+
+@functools.cache
+def mixed_table(algebra: Algebra) -> tuple[int, ...]:
+    """What a block of rows is cut into where each grade is multiplied with the matrices of its paths.
+
+    As many tiles of each path as its grade has blades: the path's number, the first blade and how many there are, how
+    many blades of results lie before those of the path, and the number of the tile; one after the other.
+    """
+    before = (0, *accumulate(algebra.grade_sizes[k] for *_, k in algebra.paths))
+    entries = tables(algebra).entries
+    return tuple(
+        value
+        for path, first, size, *_ in entries
+        for tile in range(size)
+        for value in (path, first, size, before[path], tile)
+    )
+
+
+@functools.cache
+def shares(algebra: Algebra, programs: int, blocks: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How programs share the paths, each of which takes some of the blocks of rows.
+
+    Parameters
+    ----------
+    algebra : Algebra
+    programs : int
+        About how many there should be.
+    blocks : int
+        At most so many are of use to a path.
+
+    Returns
+    -------
+    programs
+        By number of the path: its entry, which of its shares, and of how many, one program after the other.
+    starts
+        The first program of each path, and their number.
+    """
+    # reading the gradient and multiplying matrices takes as long as two terms
+    entries = sorted(enumerate(tables(algebra).entries), key=lambda entry: entry[1])
+    work = [size * (2 + terms) for _, (*_, size, _, terms) in entries]
+    counts = [max(1, min(blocks, own * programs // sum(work))) for own in work]
+    of_path = [(entry, n, count) for (entry, _), count in zip(entries, counts, strict=True) for n in range(count)]
+    return tuple(chain(*of_path)), (0, *accumulate(counts))
+
+
+@functools.cache
+def device_tables(algebra: Algebra, device: torch.device) -> tuple[Tensor, ...]:
+    """`tables` as tensors, made once."""
+    blades, entries, terms = tables(algebra)
+    return tuple(table(tuple(values), device) for values in (chain(*blades), chain(*entries), terms))

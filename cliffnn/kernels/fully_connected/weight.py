@@ -1,0 +1,133 @@
+"""The gradient of the weight: a product of matrices for each path, over the blades of a grade of all rows."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cliffnn.algebra import Algebra
+from cliffnn.kernels.fully_connected.products import gate, product_of
+from cliffnn.kernels.fully_connected.tables import device_tables, shares
+from cliffnn.kernels.fully_connected.tiles import Tiles, prepared, weight_tiles
+from cliffnn.kernels.linear import dot_precision
+from cliffnn.kernels.prepared import Prepared, multiprocessors
+from cliffnn.kernels.sums import sums
+from cliffnn.kernels.tables import table
+
+# Numbers of a program that computes gates.
+_BLOCK = 1024
+
+
+@triton.jit(do_not_specialize=["rows"])
+def gates_kernel(x_ptr, y_ptr, gates_ptr, rows, BLADES: tl.constexpr, INPUTS: tl.constexpr, BLOCK: tl.constexpr):
+    """What products of both factors' blades are multiplied with, for a kernel that would else compute it many times."""
+    number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = number < tl.full((), INPUTS, tl.int64) * rows
+    at = number // INPUTS * (BLADES * INPUTS) + number % INPUTS
+    tl.store(gates_ptr + number, gate(x_ptr, at, mask) * gate(y_ptr, at, mask), mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def fully_connected_weight_kernel(
+    grad_ptr,
+    x_ptr,
+    y_ptr,
+    gates_ptr,
+    partial_ptr,
+    shares_ptr,
+    entries_ptr,
+    terms_ptr,
+    rows,
+    BLADES: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUT: tl.constexpr,
+    IN: tl.constexpr,
+    GRAIN: tl.constexpr,
+    GATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sum over some rows the gradient times the products of one path, for the gradient of its matrix.
+
+    What is summed over are the rows' blades of one grade, ``ROWS`` of them at a time. A tile is (ROWS, channels /
+    GRAIN, GRAIN): so a warp holds several rows, and is hindered less where it stores the channels of a row one below
+    the other, as tensor cores want them.
+    """
+    columns: tl.constexpr = (INPUTS + IN - 1) // IN
+    first_output = tl.program_id(1) // columns * OUT
+    first_input = tl.program_id(1) % columns * IN
+    inner = tl.arange(0, GRAIN)[None, None, :]
+    output = first_output + tl.arange(0, OUT // GRAIN)[None, :, None] * GRAIN + inner
+    input = first_input + tl.arange(0, IN // GRAIN)[None, :, None] * GRAIN + inner
+    share = shares_ptr + tl.program_id(0) * 3
+    entry = entries_ptr + tl.load(share) * 5
+    blade = tl.load(entry + 1)
+    size = tl.load(entry + 2)
+    terms_ptr += tl.load(entry + 3)
+    terms = tl.load(entry + 4)
+    total = tl.zeros((OUT, IN), tl.float32)
+    for block in range(tl.load(share + 1), tl.cdiv(rows, ROWS), tl.load(share + 2)):
+        # under the interpreter a loop variable is a plain int, which has no method to widen it
+        first = tl.full((), ROWS, tl.int64) * block
+        grad = grad_ptr + first * (BLADES * OUTPUTS)
+        x = x_ptr + first * (BLADES * INPUTS)
+        y = y_ptr + first * (BLADES * INPUTS)
+        gates = gates_ptr + first * INPUTS
+        for part in range(size):
+            pair = part * ROWS + tl.arange(0, ROWS)[:, None, None]
+            row = pair // size
+            which = pair % size
+            valid = first + row < rows
+            mask = valid & (input < INPUTS)
+            grad_at = (row * BLADES + blade + which) * OUTPUTS + output
+            of_blades = tl.load(grad + grad_at, valid & (output < OUTPUTS), 0.0)
+            product = product_of(x, y, terms_ptr + which, terms, size, row * (BLADES * INPUTS) + input, mask, INPUTS)
+            if GATE:
+                product *= tl.load(gates + row * INPUTS + input, mask, 0.0)
+            left = tl.trans(tl.reshape(of_blades, (ROWS, OUT)))
+            right = tl.reshape(product.to(of_blades.dtype), (ROWS, IN))
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+    output = first_output + tl.arange(0, OUT)
+    input = first_input + tl.arange(0, IN)
+    address = (tl.program_id(0).to(tl.int64) * OUTPUTS + output)[:, None] * INPUTS + input[None, :]
+    tl.store(partial_ptr + address, total, (output < OUTPUTS)[:, None] & (input < INPUTS)[None, :])
+
+
+def fully_connected_weight(
+    grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra, gate: bool, tiles: Tiles | None = None
+) -> Tensor:
+    """See `cliffnn.fully_connected.fully_connected_weight`."""
+    rows, _, inputs = x.shape
+    outputs, paths = grad.shape[-1], len(algebra.paths)
+    result = x.new_empty(paths, outputs, inputs)
+    if rows == 0:
+        return result.zero_()
+    tiles = tiles or weight_tiles(inputs, outputs, x.itemsize, dot_precision(x))
+    of_matrix = -(-outputs // tiles.outputs) * -(-inputs // tiles.inputs)
+    # enough for every multiprocessor, each with many rows
+    programs = tiles.resident * multiprocessors(x.device) // of_matrix
+    of_programs, starts = shares(algebra, programs, -(-rows // tiles.rows))
+    partial = x.new_empty(starts[-1], 1, outputs * inputs, dtype=torch.float32)
+    run = prepared(fully_connected_weight_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
+    _, entries, terms = device_tables(algebra, x.device)
+    tensors = grad, x, y, _gates(x, y) if gate else x, partial, table(of_programs, x.device), entries, terms
+    run((starts[-1], of_matrix, 1), tensors, rows)
+    sums(partial, starts, [result])
+    return result
+
+
+def _gates(x: Tensor, y: Tensor) -> Tensor:
+    rows, blades, inputs = x.shape
+    gates = x.new_empty(rows, inputs, dtype=torch.float32)
+    _prepared_gates(blades, inputs)((-(-gates.numel() // _BLOCK), 1, 1), (x, y, gates), rows)
+    return gates
+
+
+@functools.cache
+def _prepared_gates(blades: int, inputs: int) -> Prepared:
+    return Prepared(gates_kernel, {"BLADES": blades, "INPUTS": inputs, "BLOCK": _BLOCK}, 4)
