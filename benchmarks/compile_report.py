@@ -29,6 +29,7 @@ from benchmarks.absent_gpu import Compiled, absent
 from benchmarks.environment import RESULTS, write
 from cliffnn import Algebra, ahead
 from cliffnn.expressions import EXPRESSIONS
+from cliffnn.graded_product import GradedProduct
 from cliffnn.operation import Group, operation, text
 from cliffnn.precision import compute_dtype
 
@@ -140,16 +141,16 @@ def _fully_connected(case: Case) -> None:
     from cliffnn.kernels import fully_connected
     from cliffnn.kernels.fully_connected import factors, forward, mixed, weight
 
-    algebra = Algebra(case.algebra)
-    x, matrices = _multivector(case), _matrices(case, len(algebra.paths))
+    product = GradedProduct.of(case.algebra)
+    x, matrices = _multivector(case), _matrices(case, len(product.paths))
     with ExitStack() as stack:
         for module in (factors, forward, mixed, weight):
             stack.enter_context(patch.object(module, "dot_precision", lambda _: _precision(case)))
-        out = fully_connected.fully_connected(x, x, matrices, algebra, True)
-        if fully_connected.shares_products(algebra):
-            fully_connected.fully_connected_factors(out, x, x, matrices, algebra, True)
-        fully_connected.mix(out, matrices, algebra)
-        fully_connected.fully_connected_weight(out, x, x, algebra, True)
+        out = fully_connected.fully_connected(x, x, matrices, product, True)
+        if fully_connected.shares_products(product):
+            fully_connected.fully_connected_factors(out, x, x, matrices, product, True)
+        fully_connected.mix(out, matrices, product)
+        fully_connected.fully_connected_weight(out, x, x, product, True)
 
 
 def _precision(case: Case) -> str:

@@ -29,6 +29,7 @@ from benchmarks.timing import copy_bandwidth, loops_milliseconds, peak_bytes, pr
 from cliffnn import Algebra
 from cliffnn import fully_connected as operators
 from cliffnn.functional import rms_norm
+from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels import fully_connected as kernels
 from cliffnn.kernels.fully_connected import Tiles
 from cliffnn.layers import FCGPNormBlock
@@ -62,11 +63,12 @@ def runs(algebra: Algebra, kind: str, tiles: Tiles | None) -> Callable[..., Sequ
             "factor": lambda x, y, weight, grad: operators._factors(grad, x, y, weight, algebra.name, GATE),
             "weight": lambda x, y, weight, grad: [operators._weight(grad, x, y, algebra.name, GATE)],
         }[kind]
+    of = GradedProduct.of(algebra.name)
     if kind == "forward":
-        return lambda x, y, weight, grad: [kernels.fully_connected(x, y, weight, algebra, GATE, tiles)]
+        return lambda x, y, weight, grad: [kernels.fully_connected(x, y, weight, of, GATE, tiles)]
     if kind == "weight":
-        return lambda x, y, weight, grad: [kernels.fully_connected_weight(grad, x, y, algebra, GATE, tiles)]
-    return lambda x, y, weight, grad: kernels.fully_connected_factors(grad, x, y, weight, algebra, GATE, tiles)
+        return lambda x, y, weight, grad: [kernels.fully_connected_weight(grad, x, y, of, GATE, tiles)]
+    return lambda x, y, weight, grad: kernels.fully_connected_factors(grad, x, y, weight, of, GATE, tiles)
 
 
 def floors(algebra: Algebra, rows: int, channels: int, kind: str, bandwidth: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What multivectors of some grades save: the weighted product, forward and backward, by the grades that are held.
+"""What multivectors of some grades save: products, forward and backward, by the grades that are held.
 
     python -m benchmarks.grades [--output FILE] [--rows 4096] [--channels 64]
 
@@ -10,6 +10,7 @@ give.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,10 @@ from cliffnn import functional as F
 from cliffnn.algebra import GradesLike
 
 ALGEBRAS = ("R3", "R1,3")
+PRODUCTS = {
+    "weighted": F.weighted_geometric_product,
+    "fully connected": F.fully_connected_geometric_product,
+}
 
 
 def cases(algebra: Algebra) -> dict[str, tuple[GradesLike, GradesLike, GradesLike]]:
@@ -38,7 +43,7 @@ def cases(algebra: Algebra) -> dict[str, tuple[GradesLike, GradesLike, GradesLik
 
 
 def step(
-    algebra: Algebra, grades: tuple[GradesLike, ...], rows: int, channels: int, device: str
+    product: str, algebra: Algebra, grades: tuple[GradesLike, ...], rows: int, channels: int, device: str
 ) -> tuple[Callable[[], Any], int]:
     """A call of forward and backward, its result checked; and the bytes that its multivectors take."""
     x_grades, y_grades, out_grades = grades
@@ -47,34 +52,38 @@ def step(
         for held in (x_grades, y_grades, out_grades)
     )
     paths = algebra.paths_between(*grades)
-    weight = torch.randn(len(paths), channels, device=device)
+    function, shape = PRODUCTS[product], (channels,) if product == "weighted" else (channels, channels)
+    weight = torch.randn(len(paths), *shape, device=device)
     leaves = [tensor.requires_grad_() for tensor in (x, y, weight)]
 
     def run() -> tuple[Tensor, ...]:
-        out = F.weighted_geometric_product(x, y, weight, algebra, *grades)
+        out = function(x, y, weight, algebra, *grades)
         gradients = torch.autograd.grad(out, leaves, grad)
         if device == "cuda":
             torch.cuda.synchronize()
         return out, *gradients
 
     with torch.no_grad():
-        full = torch.zeros(len(algebra.paths), channels, device=device)
+        full = torch.zeros(len(algebra.paths), *shape, device=device)
         full[[algebra.paths.index(path) for path in paths]] = weight
         factors = (F.embed(t, algebra.grades if k is None else k, algebra) for t, k in ((x, x_grades), (y, y_grades)))
-        right = F.weighted_geometric_product(*factors, full, algebra)
+        right = function(*factors, full, algebra)
         right = F.extract(right, algebra.grades if out_grades is None else out_grades, algebra)
     error = float((run()[0].detach() - right).norm() / right.norm())
     if not error < 1e-5:
-        raise SystemExit(f"{algebra}, {grades}: relative error {error:.1e}; nothing is reported on a wrong result")
+        raise SystemExit(
+            f"{product}, {algebra}, {grades}: relative error {error:.1e}; nothing is reported on a wrong result"
+        )
     return run, sum(tensor.nbytes for tensor in (x, y, grad))
 
 
-def measure(algebra: Algebra, rows: int, channels: int, device: str, rounds: int) -> list[dict[str, Any]]:
-    steps = {name: step(algebra, grades, rows, channels, device) for name, grades in cases(algebra).items()}
+def measure(product: str, algebra: Algebra, rows: int, channels: int, device: str, rounds: int) -> list[dict[str, Any]]:
+    steps = {name: step(product, algebra, grades, rows, channels, device) for name, grades in cases(algebra).items()}
     medians = [{name: milliseconds(run) for name, (run, _) in steps.items()} for _ in range(rounds)]
     best = {name: min(of_round[name] for of_round in medians) for name in steps}
     return [
         {
+            "product": product,
             "algebra": algebra.name,
             "case": name,
             "paths": len(algebra.paths_between(*grades)),
@@ -97,12 +106,11 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
     results = []
-    for name in ALGEBRAS:
-        results += measure(Algebra(name), arguments.rows, arguments.channels, device, arguments.rounds)
+    for product, name in itertools.product(PRODUCTS, ALGEBRAS):
+        results += measure(product, Algebra(name), arguments.rows, arguments.channels, device, arguments.rounds)
     for result in results:
-        print(
-            f"{result['algebra']:5} {result['case']:33} {result['milliseconds']:8.3f} ms {result['share_of_full']:.0%}"
-        )
+        what = f"{result['product']:15} {result['algebra']:5} {result['case']:33}"
+        print(f"{what} {result['milliseconds']:8.3f} ms {result['share_of_full']:.0%}")
     load = round(os.getloadavg()[0], 2)
     write(arguments.output, load=load, results=results)
 

@@ -18,8 +18,8 @@ import torch
 
 import cliffnn.fully_connected  # defines the operators
 import cliffnn.linear  # noqa: F401
-from cliffnn.algebra import Algebra
 from cliffnn.codegen import program_of
+from cliffnn.graded_product import GradedProduct
 from cliffnn.operation import operation
 
 _COUNTER = "torch.utils.flop_counter"
@@ -46,33 +46,35 @@ def _linear_backward(grad: torch.Size, x: torch.Size | None, weight: torch.Size 
 
 
 @functools.cache
-def _products(algebra: str) -> tuple[int, int]:
+def _products(product: str) -> tuple[int, int]:
     """Pairs of blades, and blades of all paths' products: each a product of a row with a matrix."""
-    cl = Algebra(algebra)
-    return len(cl.products), sum(cl.grade_sizes[k] for _, _, k in cl.paths)
+    of = GradedProduct.of(product)
+    return len(of.terms), sum(of.path_sizes)
 
 
-def _fully_connected(x: torch.Size, _: torch.Size, weight: torch.Size, algebra: str, *__, **___) -> int:
-    pairs, blades = _products(algebra)
+def _fully_connected(x: torch.Size, _: torch.Size, weight: torch.Size, product: str, *__, **___) -> int:
+    pairs, blades = _products(product)
     return x[0] * weight[2] * (2 * pairs - blades + 2 * blades * weight[1])
 
 
-def _fully_connected_weight(grad: torch.Size, x: torch.Size, _: torch.Size, algebra: str, *__, **___) -> int:
-    pairs, blades = _products(algebra)
+def _fully_connected_weight(grad: torch.Size, x: torch.Size, _: torch.Size, product: str, *__, **___) -> int:
+    pairs, blades = _products(product)
     return x[0] * x[2] * (2 * pairs - blades + 2 * blades * grad[2])
 
 
 def _fully_connected_factor(
-    grad: torch.Size, other: torch.Size, weight: torch.Size, algebra: str, *_, factors: int = 1, **__
+    grad: torch.Size, other: torch.Size, weight: torch.Size, product: str, left: bool, *_, **__
 ) -> int:
-    pairs, blades = _products(algebra)
-    return other[0] * weight[2] * (factors * (2 * pairs - other[1]) + 2 * blades * weight[1])
+    pairs, blades = _products(product)
+    own = GradedProduct.of(product).sizes[0 if left else 1]
+    return grad[0] * weight[2] * (2 * pairs - own + 2 * blades * weight[1])
 
 
 def _fully_connected_factors(
-    grad: torch.Size, x: torch.Size, _: torch.Size, weight: torch.Size, algebra: str, *__, **___
+    grad: torch.Size, x: torch.Size, y: torch.Size, weight: torch.Size, product: str, *_, **__
 ) -> int:
-    return _fully_connected_factor(grad, x, weight, algebra, factors=2)
+    pairs, blades = _products(product)
+    return grad[0] * weight[2] * (4 * pairs - x[1] - y[1] + 2 * blades * weight[1])
 
 
 def _register(counter: ModuleType) -> None:

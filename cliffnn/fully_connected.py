@@ -24,22 +24,24 @@ from torch import Tensor
 
 from cliffnn import path_products
 from cliffnn.algebra import Algebra
+from cliffnn.graded_product import GradedProduct
+from cliffnn.operation import operation, text
 from cliffnn.ops import below_autograd, differentiated, geometric_op, library, transformed, unobserved
 
-library.define("fully_connected(Tensor x, Tensor y, Tensor weight, str algebra, bool gate) -> Tensor")
-library.define("fully_connected_factor(Tensor grad, Tensor other, Tensor weight, str algebra, bool left) -> Tensor")
+library.define("fully_connected(Tensor x, Tensor y, Tensor weight, str product, bool gate) -> Tensor")
+library.define("fully_connected_factor(Tensor grad, Tensor other, Tensor weight, str product, bool left) -> Tensor")
 library.define(
-    "fully_connected_factors(Tensor grad, Tensor x, Tensor y, Tensor weight, str algebra, bool gate)"
+    "fully_connected_factors(Tensor grad, Tensor x, Tensor y, Tensor weight, str product, bool gate)"
     " -> (Tensor, Tensor)"
 )
-library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str algebra, bool gate) -> Tensor")
+library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str product, bool gate) -> Tensor")
 
 # Channels from which torch's matrix products are faster, on an H100 (`docs/kernels.md`): of up to 8 blades; of more,
 # and of the gradients of factors.
 _WIDE = 512, 256
 
 
-def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
+def fully_connected(x: Tensor, y: Tensor, weight: Tensor, product: str, gate: bool = False) -> Tensor:
     """Multiply channel by channel, and mix the channels of each path.
 
     Parameters
@@ -48,7 +50,8 @@ def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate
         ``(rows, blades, in_channels)``.
     weight : Tensor
         ``(paths, out_channels, in_channels)``.
-    algebra : Algebra
+    product : str
+        The text of a `GradedProduct`: the algebra's name, and grades if not all are held.
     gate : bool
         Whether `gelu` of the factors are multiplied.
 
@@ -58,11 +61,11 @@ def fully_connected(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate
         ``(rows, blades, out_channels)``.
     """
     if transformed() and not torch.compiler.is_compiling():
-        return _by_path(x, y, weight, algebra.name, gate)
-    return _call("fully_connected", x, y, weight, algebra.name, gate)
+        return _by_path(x, y, weight, product, gate)
+    return _call("fully_connected", x, y, weight, product, gate)
 
 
-def fully_connected_factor(grad: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool) -> Tensor:
+def fully_connected_factor(grad: Tensor, other: Tensor, weight: Tensor, product: str, left: bool) -> Tensor:
     """The gradient of `fully_connected` with respect to one factor.
 
     Parameters
@@ -73,7 +76,7 @@ def fully_connected_factor(grad: Tensor, other: Tensor, weight: Tensor, algebra:
         The other factor, ``(rows, blades, in_channels)``.
     weight : Tensor
         ``(paths, out_channels, in_channels)``.
-    algebra : Algebra
+    product : str
     left : bool
         Whether the gradient is that of the left factor, x.
 
@@ -82,11 +85,11 @@ def fully_connected_factor(grad: Tensor, other: Tensor, weight: Tensor, algebra:
     Tensor
         ``(rows, blades, in_channels)``.
     """
-    return _call("fully_connected_factor", grad, other, weight, algebra.name, left)
+    return _call("fully_connected_factor", grad, other, weight, product, left)
 
 
 def fully_connected_factors(
-    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False
+    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, product: str, gate: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `fully_connected` with respect to both factors; they have no derivative.
 
@@ -98,7 +101,7 @@ def fully_connected_factors(
         ``(rows, blades, in_channels)``.
     weight : Tensor
         ``(paths, out_channels, in_channels)``.
-    algebra : Algebra
+    product : str
     gate : bool
         Whether `gelu` of the factors are multiplied.
 
@@ -107,10 +110,10 @@ def fully_connected_factors(
     tuple of Tensor
         ``(rows, blades, in_channels)`` each.
     """
-    return _call("fully_connected_factors", grad, x, y, weight, algebra.name, gate)
+    return _call("fully_connected_factors", grad, x, y, weight, product, gate)
 
 
-def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
+def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, product: str, gate: bool = False) -> Tensor:
     """The gradient of `fully_connected` with respect to its weight.
 
     Parameters
@@ -119,7 +122,7 @@ def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra,
         ``(rows, blades, out_channels)``.
     x, y : Tensor
         ``(rows, blades, in_channels)``.
-    algebra : Algebra
+    product : str
     gate : bool
         Whether `gelu` of the factors are multiplied.
 
@@ -129,8 +132,9 @@ def fully_connected_weight(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra,
         ``(paths, out_channels, in_channels)``.
     """
     if gate and torch.is_grad_enabled():
-        x, y, gate = geometric_op("gelu", algebra, [x]), geometric_op("gelu", algebra, [y]), False
-    return _call("fully_connected_weight", grad, x, y, algebra.name, gate)
+        of = GradedProduct.of(product)
+        x, y, gate = _gelu(x, of.algebra, of.x), _gelu(y, of.algebra, of.y), False
+    return _call("fully_connected_weight", grad, x, y, product, gate)
 
 
 def _call(name: str, *arguments):
@@ -144,19 +148,19 @@ def _call(name: str, *arguments):
     return run(*arguments)
 
 
-def _through_gelu(grad: Tensor, x: Tensor, algebra: Algebra) -> Tensor:
-    """The gradient with respect to x, from that with respect to `gelu` of x."""
-    return geometric_op("gelu.vjp(out:x)", algebra, [x, grad])
+def _gelu(x: Tensor, algebra: Algebra, grades: tuple[int, ...]) -> Tensor:
+    return geometric_op(text("gelu", {"x": grades, "out": grades}), algebra, [x])
 
 
-def _one_factor(
-    grad: Tensor, own: Tensor, other: Tensor, weight: Tensor, algebra: Algebra, left: bool, gate: bool
-) -> Tensor:
+def _one_factor(grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, product: str, gate: bool, left: bool) -> Tensor:
     """The gradient with respect to one factor, by what it is made of."""
     if not gate:
-        return fully_connected_factor(grad, other, weight, algebra, left)
-    gated = geometric_op("gelu", algebra, [other])
-    return _through_gelu(fully_connected_factor(grad, gated, weight, algebra, left), own, algebra)
+        return fully_connected_factor(grad, y if left else x, weight, product, left)
+    of = GradedProduct.of(product)
+    own, grades, other, others = (x, of.x, y, of.y) if left else (y, of.y, x, of.x)
+    slope = fully_connected_factor(grad, _gelu(other, of.algebra, others), weight, product, left)
+    through = operation(text("gelu", {"x": grades, "out": grades}), of.algebra.name).vjp(("out",), ("x",)).text
+    return geometric_op(through, of.algebra, [own, slope])
 
 
 def _kernels(x: Tensor, outputs: int, wide: int) -> bool:
@@ -171,46 +175,49 @@ def _kernels(x: Tensor, outputs: int, wide: int) -> bool:
     return min(x.shape[-1], outputs) < wide or x.dtype != torch.float32 or dot_precision(x) != "tf32"
 
 
-def _forward(x, y, weight, algebra, gate):
-    algebra = Algebra(algebra)
-    if _kernels(x, weight.shape[1], _WIDE[len(algebra) > 8]):
+def _forward(x, y, weight, product, gate):
+    of = GradedProduct.of(product)
+    if _kernels(x, weight.shape[1], _WIDE[max(of.sizes) > 8]):
         from cliffnn.kernels.fully_connected import fully_connected
 
-        return fully_connected(x.contiguous(), y.contiguous(), weight.contiguous(), algebra, gate)
-    return _by_path(x, y, weight, algebra, gate)
+        return fully_connected(x.contiguous(), y.contiguous(), weight.contiguous(), of, gate)
+    return _by_path(x, y, weight, product, gate)
 
 
-def _factor(grad, other, weight, algebra, left):
-    known = _widened(other)
-    wrt = ("x" if left else "y",)
-    (result,) = path_products.factors(_widened(grad), known, known, _widened(weight), Algebra(algebra), wrt=wrt)
+def _factor(grad, other, weight, product, left):
+    known, of = _widened(other), GradedProduct.of(product)
+    # of the factor itself only the shape is of use
+    shape = known.shape[0], of.sizes[0 if left else 1], known.shape[2]
+    own = known if known.shape == shape else known.new_empty(shape)
+    x, y, name = (own, known, "x") if left else (known, own, "y")
+    (result,) = path_products.factors(_widened(grad), x, y, _widened(weight), of, wrt=(name,))
     return result.to(grad.dtype)
 
 
-def _factors(grad, x, y, weight, algebra, gate):
-    algebra = Algebra(algebra)
+def _factors(grad, x, y, weight, product, gate):
+    of = GradedProduct.of(product)
     if _kernels(x, weight.shape[1], _WIDE[1]):
         from cliffnn.kernels.fully_connected import fully_connected_factors, shares_products
 
-        if shares_products(algebra):
-            return fully_connected_factors(grad.contiguous(), x.contiguous(), y.contiguous(), weight, algebra, gate)
+        if shares_products(of):
+            return fully_connected_factors(grad.contiguous(), x.contiguous(), y.contiguous(), weight, of, gate)
     tensors = _widened(grad), _widened(x), _widened(y), _widened(weight)
-    return tuple(gradient.to(grad.dtype) for gradient in path_products.factors(*tensors, algebra, gate))
+    return tuple(gradient.to(grad.dtype) for gradient in path_products.factors(*tensors, of, gate))
 
 
-def _weight(grad, x, y, algebra, gate):
-    algebra = Algebra(algebra)
-    if _kernels(x, grad.shape[-1], _WIDE[len(algebra) > 8]):
+def _weight(grad, x, y, product, gate):
+    of = GradedProduct.of(product)
+    if _kernels(x, grad.shape[-1], _WIDE[max(of.sizes) > 8]):
         from cliffnn.kernels.fully_connected import fully_connected_weight
 
-        return fully_connected_weight(grad.contiguous(), x.contiguous(), y.contiguous(), algebra, gate)
-    return path_products.weights(_widened(grad), _widened(x), _widened(y), algebra, gate).to(grad.dtype)
+        return fully_connected_weight(grad.contiguous(), x.contiguous(), y.contiguous(), of, gate)
+    return path_products.weights(_widened(grad), _widened(x), _widened(y), of, gate).to(grad.dtype)
 
 
-def _by_path(x, y, weight, algebra, gate):
+def _by_path(x, y, weight, product, gate):
     """Transforms of `torch.func`, and forward mode, differentiate this."""
-    out = path_products.multiply(_widened(x), _widened(y), _widened(weight), Algebra(algebra), gate)
-    return out.to(x.dtype)
+    of = GradedProduct.of(product)
+    return path_products.multiply(_widened(x), _widened(y), _widened(weight), of, gate).to(x.dtype)
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -220,10 +227,10 @@ def _widened(x: Tensor) -> Tensor:
 
 class _FullyConnected(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, x, y, weight, algebra, gate):
+    def forward(ctx, run, x, y, weight, product, gate):
         ctx.save_for_backward(x, y, weight)
-        ctx.algebra, ctx.gate = Algebra(algebra), gate
-        return run(x, y, weight, algebra, gate)
+        ctx.product, ctx.gate = product, gate
+        return run(x, y, weight, product, gate)
 
     @staticmethod
     def backward(ctx, grad):
@@ -231,23 +238,23 @@ class _FullyConnected(torch.autograd.Function):
         grad_x = grad_y = grad_weight = None
         _, need_x, need_y, need_weight, *_ = ctx.needs_input_grad
         if need_weight:
-            grad_weight = fully_connected_weight(grad, x, y, ctx.algebra, ctx.gate)
+            grad_weight = fully_connected_weight(grad, x, y, ctx.product, ctx.gate)
         if need_x and need_y and not torch.is_grad_enabled():
-            grad_x, grad_y = fully_connected_factors(grad, x, y, weight, ctx.algebra, ctx.gate)
+            grad_x, grad_y = fully_connected_factors(grad, x, y, weight, ctx.product, ctx.gate)
         else:
             if need_x:
-                grad_x = _one_factor(grad, x, y, weight, ctx.algebra, True, ctx.gate)
+                grad_x = _one_factor(grad, x, y, weight, ctx.product, ctx.gate, left=True)
             if need_y:
-                grad_y = _one_factor(grad, y, x, weight, ctx.algebra, False, ctx.gate)
+                grad_y = _one_factor(grad, x, y, weight, ctx.product, ctx.gate, left=False)
         return None, grad_x, grad_y, grad_weight, None, None
 
 
 class _FullyConnectedFactor(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, grad, other, weight, algebra, left):
+    def forward(ctx, run, grad, other, weight, product, left):
         ctx.save_for_backward(grad, other, weight)
-        ctx.algebra, ctx.left = Algebra(algebra), left
-        return run(grad, other, weight, algebra, left)
+        ctx.product, ctx.left = product, left
+        return run(grad, other, weight, product, left)
 
     @staticmethod
     def backward(ctx, cotangent):
@@ -256,9 +263,9 @@ class _FullyConnectedFactor(torch.autograd.Function):
         factors = (cotangent, other) if ctx.left else (other, cotangent)
         return (
             None,
-            fully_connected(*factors, weight, ctx.algebra) if need_grad else None,
-            fully_connected_factor(grad, cotangent, weight, ctx.algebra, not ctx.left) if need_other else None,
-            fully_connected_weight(grad, *factors, ctx.algebra) if need_weight else None,
+            fully_connected(*factors, weight, ctx.product) if need_grad else None,
+            fully_connected_factor(grad, cotangent, weight, ctx.product, not ctx.left) if need_other else None,
+            fully_connected_weight(grad, *factors, ctx.product) if need_weight else None,
             None,
             None,
         )
@@ -266,8 +273,8 @@ class _FullyConnectedFactor(torch.autograd.Function):
 
 class _FullyConnectedFactors(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, grad, x, y, weight, algebra, gate):
-        return run(grad, x, y, weight, algebra, gate)
+    def forward(ctx, run, grad, x, y, weight, product, gate):
+        return run(grad, x, y, weight, product, gate)
 
     @staticmethod
     def backward(ctx, *cotangents):
@@ -276,10 +283,10 @@ class _FullyConnectedFactors(torch.autograd.Function):
 
 class _FullyConnectedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, grad, x, y, algebra, gate):
+    def forward(ctx, run, grad, x, y, product, gate):
         ctx.save_for_backward(grad, x, y)
-        ctx.algebra, ctx.gate = Algebra(algebra), gate
-        return run(grad, x, y, algebra, gate)
+        ctx.product, ctx.gate = product, gate
+        return run(grad, x, y, product, gate)
 
     @staticmethod
     def backward(ctx, cotangent):
@@ -288,9 +295,9 @@ class _FullyConnectedWeight(torch.autograd.Function):
         _, need_grad, need_x, need_y, *_ = ctx.needs_input_grad
         return (
             None,
-            fully_connected(x, y, cotangent, ctx.algebra) if need_grad else None,
-            fully_connected_factor(grad, y, cotangent, ctx.algebra, left=True) if need_x else None,
-            fully_connected_factor(grad, x, cotangent, ctx.algebra, left=False) if need_y else None,
+            fully_connected(x, y, cotangent, ctx.product) if need_grad else None,
+            fully_connected_factor(grad, y, cotangent, ctx.product, left=True) if need_x else None,
+            fully_connected_factor(grad, x, cotangent, ctx.product, left=False) if need_y else None,
             None,
             None,
         )
@@ -301,20 +308,21 @@ def _refuse(gate: bool) -> None:
         raise RuntimeError("this gradient's operator has no derivative; the functions of this module gate before it")
 
 
-def _fully_connected_fake(x, y, weight, algebra, gate):
-    return x.new_empty(*x.shape[:-1], weight.shape[1])
+def _fully_connected_fake(x, y, weight, product, gate):
+    return x.new_empty(x.shape[0], GradedProduct.of(product).sizes[2], weight.shape[1])
 
 
-def _fully_connected_factor_fake(grad, other, weight, algebra, left):
-    return other.new_empty(other.shape)
+def _fully_connected_factor_fake(grad, other, weight, product, left):
+    x, y, _ = GradedProduct.of(product).sizes
+    return other.new_empty(other.shape[0], x if left else y, other.shape[2])
 
 
-def _fully_connected_factors_fake(grad, x, y, weight, algebra, gate):
+def _fully_connected_factors_fake(grad, x, y, weight, product, gate):
     return x.new_empty(x.shape), y.new_empty(y.shape)
 
 
-def _fully_connected_weight_fake(grad, x, y, algebra, gate):
-    return x.new_empty(len(Algebra(algebra).paths), grad.shape[-1], x.shape[-1])
+def _fully_connected_weight_fake(grad, x, y, product, gate):
+    return x.new_empty(len(GradedProduct.of(product).paths), grad.shape[-1], x.shape[-1])
 
 
 # What each operator runs, its derivative, and the shape of its result.

@@ -16,6 +16,7 @@ from torch import Tensor
 from cliffnn.algebra import Algebra
 from cliffnn.checks import without_autocast
 from cliffnn.families import family, text_of
+from cliffnn.graded_product import GradedProduct
 from cliffnn.operation import operation
 from cliffnn.ops import evaluate, transformed
 
@@ -25,33 +26,42 @@ _CHUNK, _BLADES_ON_GPU = 2**23, 2**18
 
 
 @family
-def path_products(algebra: Algebra, gate: int) -> Callable:
-    """Of each path (i, j, k) the products <<x>_i <y>_j>_k, of `gelu` of both if ``gate`` is 1."""
+def path_products(algebra: Algebra, gate: int, *held: int) -> Callable:
+    """Of each path (i, j, k) the products <<x>_i <y>_j>_k, of `gelu` of both if ``gate`` is 1.
+
+    What grades the factors and the result hold, bits say.
+    """
+    grades = [tuple(k for k in algebra.grades if bits >> k & 1) for bits in held]
 
     def products(x, y):
         """<<x>_i <y>_j>_k for each path (i, j, k)"""
         if gate:
             x, y = (factor * factor.grade(0).map(lambda number: number.normal_cdf()) for factor in (x, y))
-        return tuple((x.grade(i) * y.grade(j)).grade(k) for i, j, k in algebra.paths)
+        return tuple((x.grade(i) * y.grade(j)).grade(k) for i, j, k in algebra.paths_between(*grades))
 
+    products.__annotations__ = dict(zip("xy", grades, strict=False))
     return products
 
 
-def multiply(x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
+def multiply(x: Tensor, y: Tensor, weight: Tensor, product: GradedProduct, gate: bool = False) -> Tensor:
     """See `cliffnn.fully_connected.fully_connected`; differentiable where torch's own functions are."""
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         results: dict[int, Tensor] = {}
-        products = evaluate(_text(algebra, gate), algebra, [x, y])
-        for (*_, k), matrix, product in zip(algebra.paths, weight, products, strict=True):
-            flat, so_far = product.flatten(0, 1), results.get(k)
+        products = evaluate(_text(product, gate), product.algebra, [x, y])
+        for (*_, k), matrix, of_path in zip(product.paths, weight, products, strict=True):
+            flat, so_far = of_path.flatten(0, 1), results.get(k)
             # in place, unless a transform differentiates this: it would need the sums before
             out = None if transformed() else so_far
             results[k] = flat @ matrix.mT if so_far is None else torch.addmm(so_far, flat, matrix.mT, out=out)
-        sizes = zip(algebra.grades, algebra.grade_sizes, strict=True)
-        return torch.cat([results[k].view(x.shape[0], size, weight.shape[1]) for k, size in sizes], 1)
+        rows, outputs, sizes = x.shape[0], weight.shape[1], product.algebra.grade_sizes
+        of_grades = [
+            results[k].view(rows, sizes[k], outputs) if k in results else x.new_zeros(rows, sizes[k], outputs)
+            for k in product.out
+        ]
+        return torch.cat(of_grades, 1)
 
-    return _joined(_in_chunks(run, algebra, x, y))
+    return _joined(_in_chunks(run, product, x, y))
 
 
 def factors(
@@ -59,55 +69,56 @@ def factors(
     x: Tensor,
     y: Tensor,
     weight: Tensor,
-    algebra: Algebra,
+    product: GradedProduct,
     gate: bool = False,
     wrt: tuple[str, ...] = ("x", "y"),
 ) -> list[Tensor]:
     """The gradients of `multiply` with respect to ``"x"``, ``"y"``, or both; ungated, of one only the other is read."""
-    products = operation(_text(algebra, gate), algebra.name)
+    products = operation(_text(product, gate), product.algebra.name)
     gradients = products.vjp(products.outputs, wrt).text
-    mix = _mixing(weight, algebra)
+    mix = _mixing(weight, product)
 
     def run(grad: Tensor, x: Tensor, y: Tensor) -> Sequence[Tensor]:
-        return evaluate(gradients, algebra, [x, y, *mix(grad)])
+        return evaluate(gradients, product.algebra, [x, y, *mix(grad)])
 
-    return [_joined(parts) for parts in zip(*_in_chunks(run, algebra, grad, x, y), strict=True)]
+    return [_joined(parts) for parts in zip(*_in_chunks(run, product, grad, x, y), strict=True)]
 
 
-def weights(grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra, gate: bool = False) -> Tensor:
+def weights(grad: Tensor, x: Tensor, y: Tensor, product: GradedProduct, gate: bool = False) -> Tensor:
     """The gradient of `multiply` with respect to the weight."""
 
     def run(grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        by_grade = _by_grade(grad, algebra)
-        pairs = zip(algebra.paths, evaluate(_text(algebra, gate), algebra, [x, y]), strict=True)
-        return torch.stack([by_grade[k].mT @ product.flatten(0, 1) for (*_, k), product in pairs])
+        by_grade = _by_grade(grad, product)
+        pairs = zip(product.paths, evaluate(_text(product, gate), product.algebra, [x, y]), strict=True)
+        return torch.stack([by_grade[k].mT @ of_path.flatten(0, 1) for (*_, k), of_path in pairs])
 
-    return functools.reduce(torch.add, _in_chunks(run, algebra, grad, x, y))
-
-
-def _text(algebra: Algebra, gate: bool) -> str:
-    return text_of("path_products", algebra.name, (int(gate),))
+    return functools.reduce(torch.add, _in_chunks(run, product, grad, x, y))
 
 
-def _mixing(weight: Tensor, algebra: Algebra) -> Callable[[Tensor], Sequence[Tensor]]:
+def _text(product: GradedProduct, gate: bool) -> str:
+    held = [sum(1 << k for k in grades) for grades in (product.x, product.y, product.out)]
+    return text_of("path_products", product.algebra.name, (int(gate), *held))
+
+
+def _mixing(weight: Tensor, product: GradedProduct) -> Callable[[Tensor], Sequence[Tensor]]:
     """What multiplies each grade of a gradient with the matrices of its paths: a result for each path."""
     if weight.is_cuda and weight.dtype != torch.float64:
         from cliffnn.kernels.fully_connected import mix
 
         transposed = weight.mT.contiguous()
-        return lambda grad: mix(grad.contiguous(), transposed, algebra)
+        return lambda grad: mix(grad.contiguous(), transposed, product)
 
     def mix_by_torch(grad: Tensor) -> Sequence[Tensor]:
-        by_grade, sizes = _by_grade(grad, algebra), algebra.grade_sizes
-        pairs = zip(algebra.paths, weight, strict=True)
-        return [(by_grade[k] @ matrix).unflatten(0, (grad.shape[0], sizes[k])) for (*_, k), matrix in pairs]
+        by_grade, rows = _by_grade(grad, product), grad.shape[0]
+        numbered = zip(product.paths, weight, product.path_sizes, strict=True)
+        return [(by_grade[k] @ matrix).unflatten(0, (rows, size)) for (*_, k), matrix, size in numbered]
 
     return mix_by_torch
 
 
-def _by_grade(grad: Tensor, algebra: Algebra) -> list[Tensor]:
+def _by_grade(grad: Tensor, product: GradedProduct) -> dict[int, Tensor]:
     """The parts of a gradient that have a grade: ``(rows * blades, channels)``."""
-    return [grad[:, blades].flatten(0, 1) for blades in algebra.grade_slices]
+    return {k: grad[:, blades].flatten(0, 1) for k, blades in product.out_slices.items()}
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -115,11 +126,10 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _in_chunks(run: Callable, algebra: Algebra, *tensors: Tensor) -> list:
+def _in_chunks(run: Callable, product: GradedProduct, *tensors: Tensor) -> list:
     """Results on some rows at a time, so that the products of all paths take a bounded memory."""
-    products = sum(algebra.grade_sizes[k] for *_, k in algebra.paths)
     size = max(t.shape[-1] for t in tensors) * tensors[0].itemsize
-    rows = max(1, (_BLADES_ON_GPU if tensors[0].is_cuda else _CHUNK // size) // products)
+    rows = max(1, (_BLADES_ON_GPU if tensors[0].is_cuda else _CHUNK // size) // sum(product.path_sizes))
     # of one size, but for the last
     count = max(1, -(-tensors[0].shape[0] // rows))
     rows = max(1, -(-tensors[0].shape[0] // count))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra, AlgebraLike, GradesLike, Path
+from cliffnn.algebra import Algebra, AlgebraLike, GradesLike
 from cliffnn.apply import apply
 from cliffnn.checks import (
     autocast,
@@ -20,7 +19,7 @@ from cliffnn.checks import (
 )
 from cliffnn.expressions import PATHS
 from cliffnn.fully_connected import fully_connected
-from cliffnn.grades import embed, extract
+from cliffnn.graded_product import product_text
 from cliffnn.normalization import rms_norm
 
 
@@ -149,8 +148,7 @@ def fully_connected_geometric_product(
         where they are given.
     algebra : str, int, tuple or Algebra
     x_grades, y_grades, out_grades : int, tuple of int or None
-        That the factors and the result hold; None: all. There are weights for the paths between them
-        alone, but the product is computed in full.
+        That the factors and the result hold, and only these are computed with; None: all.
 
     Returns
     -------
@@ -281,8 +279,8 @@ def gelu_fcgp_norm(
     eps : float
         Added inside the root of the norm.
     x_grades, y_grades, out_grades : int, tuple of int or None
-        That the factors and the result hold, the factors the scalar among them; None: all.
-        Weights are only those between them, but the product is computed in full.
+        That the factors and the result hold, the factors the scalar among them, and only these are computed
+        with; None: all.
 
     Returns
     -------
@@ -320,12 +318,11 @@ def gelu_fcgp_norm(
 
 
 def _fully_connected_product(
-    x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, grades: tuple[GradesLike, ...], gate: bool
+    x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, grades: tuple[tuple[int, ...] | None, ...], gate: bool
 ) -> Tensor:
     """Check the arguments, flatten the leading dimensions, run the operator."""
-    x_grades, y_grades, out_grades = grades
-    check_multivector("x", x, algebra, x_grades)
-    check_multivector("y", y, algebra, y_grades)
+    check_multivector("x", x, algebra, grades[0])
+    check_multivector("y", y, algebra, grades[1])
     tensors = {"x": x, "y": y, "weight": weight}
     if autocasting(x.device.type):
         tensors = autocast(tensors)
@@ -340,21 +337,6 @@ def _fully_connected_product(
             f"weight: got shape {tuple(weight.shape)}, wanted ({len(paths)} paths of {algebra.name}, "
             f"out_channels, {x.shape[-1]} in_channels)"
         )
-    # the kernels know full multivectors alone
-    if x_grades is not None:
-        x = embed(x, x_grades, algebra)
-    if y_grades is not None:
-        y = embed(y, y_grades, algebra)
-    if len(paths) < len(algebra.paths):
-        weight = _of_all_paths(weight, paths, algebra)
-    out = fully_connected(flattened(x, lead, channels), flattened(y, lead, channels), weight, algebra, gate)
-    if out_grades is not None:
-        out = extract(out, out_grades, algebra)
+    product = product_text(algebra.name, *grades)
+    out = fully_connected(flattened(x, lead, channels), flattened(y, lead, channels), weight, product, gate)
     return out if len(lead) == 1 else out.reshape(*lead, *out.shape[-2:])
-
-
-def _of_all_paths(weight: Tensor, paths: tuple[Path, ...], algebra: Algebra) -> Tensor:
-    """Weights of some paths among those of all, the others zero; without a table that had to come to the device."""
-    given = iter(weight.split(1))
-    zero = weight.new_zeros(1, *weight.shape[1:])
-    return torch.cat([next(given) if path in paths else zero for path in algebra.paths])

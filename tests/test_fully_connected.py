@@ -11,11 +11,20 @@ from torch import nn
 from cliffnn import Algebra, path_products
 from cliffnn import fully_connected as operators
 from cliffnn import functional as F
+from cliffnn.graded_product import GradedProduct
 from cliffnn.layers import FCGP, MVGELU, FCGPNormBlock, MVRMSNorm
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
 ALGEBRAS = ("R2", "R3", "R1,3", "R3,0,1", "R2,0,1", "R0,2", "R5")
+# Grades that factors and results hold; there is no path to a vector from two.
+GRADED = (
+    "R3[x=1,y=1,out=0+2]",
+    "R3[x=0+2,y=0+1,out=0+1+2+3]",
+    "R3[x=1,y=1,out=0+1+2]",
+    "R3,0,1[x=1,y=2+4,out=1+3]",
+    "R1,3[x=0+2+4,y=0+2+4,out=0+2+4]",
+)
 # rows, channels in, channels out
 SHAPES = ((0, 3, 4), (1, 1, 1), (3, 28, 7), (19, 5, 33))
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
@@ -38,17 +47,31 @@ def gelu(x):
     return reference.gelu(x, None)
 
 
+def held(name):
+    """The algebra, and the grades that the factors and the result hold."""
+    name, _, rest = name.partition("[")
+    algebra = Algebra(name)
+    texts = [part.partition("=")[2] for part in rest.rstrip("]").split(",")] if rest else [""] * 3
+    return algebra, [tuple(map(int, text.split("+"))) if text else algebra.grades for text in texts]
+
+
 def product(x, y, weight, name, gate=False):
     """The definition, path by path."""
     x, y = (gelu(x), gelu(y)) if gate else (x, y)
-    algebra = Algebra(name)
+    algebra, grades = held(name)
     signature = (algebra.p, algebra.q, algebra.r)
-    table, grades = reference.cayley(signature).to(x), reference.grade_slices(signature)
-    out = [0] * len(grades)
-    for matrix, (i, j, k) in zip(weight, reference.paths(signature), strict=True):
-        pairs = x[:, grades[i], None] * y[:, None, grades[j]]
-        out[k] = out[k] + torch.einsum("abk,nabc->nkc", table[grades[i], grades[j], grades[k]], pairs) @ matrix.T
-    return torch.cat(out, 1)
+    table, slices = reference.cayley(signature).to(x), reference.grade_slices(signature)
+    out = x.new_zeros(len(x), len(algebra.blades_of(grades[2])), weight.shape[1])
+    left, right, of_out = (
+        dict(zip(own, tensor.split([algebra.grade_sizes[k] for k in own], 1), strict=True))
+        for own, tensor in zip(grades, (x, y, out), strict=True)
+    )
+    paths = [p for p in reference.paths(signature) if all(k in own for k, own in zip(p, grades, strict=True))]
+    for matrix, (i, j, k) in zip(weight, paths, strict=True):
+        pairs = left[i][:, :, None] * right[j][:, None]
+        of_path = torch.einsum("abk,nabc->nkc", table[slices[i], slices[j], slices[k]], pairs)
+        of_out[k] = of_out[k] + of_path @ matrix.T
+    return torch.cat([of_out[k] for k in grades[2]], 1)
 
 
 @torch.enable_grad()
@@ -60,9 +83,11 @@ def truth(x, y, weight, grad, name, gate):
 
 
 def inputs(rows, ins, outs, name, dtype, device="cpu"):
-    algebra = Algebra(name)
-    shapes = (rows, len(algebra), ins), (rows, len(algebra), ins), (len(algebra.paths), outs, ins)
-    return [torch.randn(s, dtype=dtype, device=device) for s in (*shapes, (rows, len(algebra), outs))]
+    algebra, grades = held(name)
+    x, y, out = (len(algebra.blades_of(own)) for own in grades)
+    paths = len(algebra.paths_between(*grades))
+    shapes = (rows, x, ins), (rows, y, ins), (paths, outs, ins), (rows, out, outs)
+    return [torch.randn(s, dtype=dtype, device=device) for s in shapes]
 
 
 def check(module, rows, ins, outs, name, dtype, device="cpu", gate=False):
@@ -71,15 +96,15 @@ def check(module, rows, ins, outs, name, dtype, device="cpu", gate=False):
     x, y, weight, grad = tensors
     exact = truth(*(t.double() for t in tensors), name, gate)
     in_float32 = truth(*(t.float() for t in tensors), name, gate)
-    algebra = Algebra(name)
-    out = module.fully_connected(x, y, weight, algebra, gate)
-    grad_weight = module.fully_connected_weight(grad, x, y, algebra, gate)
+    of = name if module is operators else GradedProduct.of(name)
+    out = module.fully_connected(x, y, weight, of, gate)
+    grad_weight = module.fully_connected_weight(grad, x, y, of, gate)
     factors = []
     if module is operators and not gate:
-        left = module.fully_connected_factor(grad, y, weight, algebra, True)
-        factors.append((left, module.fully_connected_factor(grad, x, weight, algebra, False)))
-    if module is operators or module.shares_products(algebra):
-        factors.append(module.fully_connected_factors(grad, x, y, weight, algebra, gate))
+        left = module.fully_connected_factor(grad, y, weight, of, True)
+        factors.append((left, module.fully_connected_factor(grad, x, weight, of, False)))
+    if module is operators or module.shares_products(of):
+        factors.append(module.fully_connected_factors(grad, x, y, weight, of, gate))
     floor = {torch.float64: 1e-13, torch.float32: 2e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
     got = [out, *chain(*factors), grad_weight]
     exact, in_float32 = ([one, *both * len(factors), last] for one, *both, last in (exact, in_float32))
@@ -90,14 +115,14 @@ def check(module, rows, ins, outs, name, dtype, device="cpu", gate=False):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ALGEBRAS)
+@pytest.mark.parametrize("name", [*ALGEBRAS, *GRADED])
 def test_torch_on_a_cpu(name, dtype):
     for shape in SHAPES[: 3 if name == "R5" else 4]:
         check(operators, *shape, name, dtype)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["R3", "R3,0,1"])
+@pytest.mark.parametrize("name", ["R3", "R3,0,1", "R3[x=0+2,y=0+1,out=0+1+2+3]"])
 def test_gates_on_a_cpu(name):
     check(operators, 5, 3, 4, name, torch.float64, gate=True)
 
@@ -117,7 +142,7 @@ def test_kernels_interpreted(name, shape):
 
 
 @interpreted
-@pytest.mark.parametrize("name", ["R1,3", "R3,0,1", "R2,0,1", "R0,2"])
+@pytest.mark.parametrize("name", ["R1,3", "R3,0,1", "R2,0,1", "R0,2", *GRADED])
 def test_kernels_interpreted_in_other_algebras(name):
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
     check(kernels, 1, 3, 2, name, torch.float32)
@@ -127,7 +152,7 @@ def test_kernels_interpreted_in_other_algebras(name):
 def test_tables_of_kernels(name):
     """They hold each product of two blades once, under its path and blade."""
     of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected.tables")
-    blades, entries, terms = of_kernels.tables(Algebra(name))
+    blades, entries, terms = of_kernels.tables(GradedProduct.of(name))
     found = torch.zeros_like(path_tables(name))
     for blade, begin, end in blades:
         for path, first, size, start, count in entries[begin:end]:
@@ -140,33 +165,34 @@ def test_tables_of_kernels(name):
 def test_shares_of_paths(programs, blocks):
     """Each path is shared out once, and its shares lie side by side."""
     of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected.tables")
-    algebra = Algebra("R3")
-    of_programs, starts = of_kernels.shares(algebra, programs, blocks)
+    of = GradedProduct.of("R3")
+    of_programs, starts = of_kernels.shares(of, programs, blocks)
     found = [of_programs[first : first + 3] for first in range(0, len(of_programs), 3)]
-    assert len(found) == starts[-1] <= max(programs, len(algebra.paths))
+    assert len(found) == starts[-1] <= max(programs, len(of.paths))
     for path, (start, end) in enumerate(pairwise(starts)):
         assert 1 <= end - start <= blocks
         for n, (entry, share, count) in enumerate(found[start:end]):
-            assert of_kernels.tables(algebra).entries[entry][0] == path
+            assert of_kernels.tables(of).entries[entry][0] == path
             assert (share, count) == (n, end - start)
 
 
 @interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # it multiplies matrices of bfloat16 wrongly
-def test_gates_of_kernels_interpreted(dtype):
+@pytest.mark.parametrize("name", ["R3", "R3[x=0+2,y=0+1,out=0+1+2+3]"])
+def test_gates_of_kernels_interpreted(name, dtype):
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
-    check(kernels, 5, 20, 3, "R3", dtype, gate=True)
+    check(kernels, 5, 20, 3, name, dtype, gate=True)
 
 
 @interpreted
-@pytest.mark.parametrize("name", ["R2", "R3,0,1"])
+@pytest.mark.parametrize("name", ["R2", "R3,0,1", "R3[x=1,y=1,out=0+1+2]"])
 def test_a_gradient_times_all_matrices_interpreted(name):
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
     *_, weight, grad = inputs(19, 17, 33, name, torch.float32)
-    algebra = Algebra(name)
-    got = kernels.mix(grad, weight.mT.contiguous(), algebra, kernels.Tiles(16, 16, 16, 4))
-    for part, matrix, (*_, k) in zip(got, weight, algebra.paths, strict=True):
-        torch.testing.assert_close(part, grad[:, algebra.grade_slices[k]] @ matrix, rtol=1e-5, atol=1e-5)
+    of = GradedProduct.of(name)
+    got = kernels.mix(grad, weight.mT.contiguous(), of, kernels.Tiles(16, 16, 16, 4))
+    for part, matrix, (*_, k) in zip(got, weight, of.paths, strict=True):
+        torch.testing.assert_close(part, grad[:, of.out_slices[k]] @ matrix, rtol=1e-5, atol=1e-5)
 
 
 @interpreted
@@ -174,7 +200,7 @@ def test_kernels_interpreted_on_many_tiles():
     """Several tiles of rows and channels, and rows that no tile divides."""
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
     x, y, weight, grad = inputs(17, 17, 33, "R2", torch.float32)
-    algebra, tiles = Algebra("R2"), kernels.Tiles(16, 16, 16, 4)
+    algebra, tiles = GradedProduct.of("R2"), kernels.Tiles(16, 16, 16, 4)
     out, grad_x, grad_y, grad_weight = truth(*(t.double() for t in (x, y, weight, grad)), "R2", False)
     both = kernels.fully_connected_factors(grad, x, y, weight, algebra, False, tiles)
     for got, wanted in (
@@ -187,16 +213,15 @@ def test_kernels_interpreted_on_many_tiles():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["R2", "R1,0,1"])
+@pytest.mark.parametrize("name", ["R2", "R1,0,1", "R2[x=0+1,y=0,out=1]"])
 @pytest.mark.parametrize("gate", [False, True])
 def test_first_and_second_derivatives(name, gate, device):
     x, y, weight, grad = (t.requires_grad_() for t in inputs(1, 2, 2, name, torch.float64, device))
-    algebra = Algebra(name)
     for run, arguments in (
-        (lambda *t: operators.fully_connected(*t, algebra, gate), (x, y, weight)),
-        (lambda *t: operators.fully_connected_factor(*t, algebra, True), (grad, y, weight)),
-        (lambda *t: operators.fully_connected_factor(*t, algebra, False), (grad, x, weight)),
-        (lambda *t: operators.fully_connected_weight(*t, algebra, gate), (grad, x, y)),
+        (lambda *t: operators.fully_connected(*t, name, gate), (x, y, weight)),
+        (lambda *t: operators.fully_connected_factor(*t, name, True), (grad, y, weight)),
+        (lambda *t: operators.fully_connected_factor(*t, name, False), (grad, x, weight)),
+        (lambda *t: operators.fully_connected_weight(*t, name, gate), (grad, x, y)),
     ):
         assert torch.autograd.gradcheck(run, arguments)
         assert torch.autograd.gradgradcheck(run, arguments)
@@ -212,7 +237,7 @@ def test_gradients_of_some_arguments(gate, device):
         chosen = [t for t in leaves if t.requires_grad]
         exact = torch.autograd.grad(product(*leaves, "R3", gate), chosen, grad)
         for again in (False, True):
-            out = operators.fully_connected(*leaves, Algebra("R3"), gate)
+            out = operators.fully_connected(*leaves, "R3", gate)
             for a, b in zip(torch.autograd.grad(out, chosen, grad, create_graph=again), exact, strict=True):
                 assert reference.relative_error(a, b) < 1e-13
 
@@ -258,7 +283,7 @@ def test_compiled(device):
 @pytest.mark.parametrize("gate", [False, True])
 def test_transforms_of_torch_func(gate):
     x, y, weight, _ = inputs(3, 2, 2, "R2", torch.float64)
-    run = lambda *t: operators.fully_connected(*t, Algebra("R2"), gate).square().sum()  # noqa: E731
+    run = lambda *t: operators.fully_connected(*t, "R2", gate).square().sum()  # noqa: E731
     exact = lambda *t: product(*t, "R2", gate).square().sum()  # noqa: E731
     for transform in (torch.func.grad, torch.func.hessian):
         torch.testing.assert_close(transform(run)(x, y, weight), transform(exact)(x, y, weight))
@@ -381,14 +406,14 @@ def test_operators_on_a_gpu(shape, name, dtype):
 def test_tensor_cores(name, shape):
     """TF32 keeps 10 bits of a factor; wide matrices go another way."""
     x, y, weight, grad = inputs(*shape, name, torch.float32, "cuda")
-    algebra, before = Algebra(name), torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision()
     exact = truth(*(t.double() for t in (x, y, weight, grad)), name, False)
     torch.set_float32_matmul_precision("high")
     try:
         got = (
-            operators.fully_connected(x, y, weight, algebra),
-            operators.fully_connected_factors(grad, x, y, weight, algebra),
-            operators.fully_connected_weight(grad, x, y, algebra),
+            operators.fully_connected(x, y, weight, name),
+            operators.fully_connected_factors(grad, x, y, weight, name),
+            operators.fully_connected_weight(grad, x, y, name),
         )
     finally:
         torch.set_float32_matmul_precision(before)
@@ -400,12 +425,12 @@ def test_tensor_cores(name, shape):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_same_bits_in_every_run():
     x, y, weight, grad = inputs(3000, 48, 32, "R3", torch.float32, "cuda")
-    algebra = Algebra("R3")
+    name = "R3"
     run = lambda: [  # noqa: E731
-        operators.fully_connected(x, y, weight, algebra),
-        operators.fully_connected_factor(grad, y, weight, algebra, True),
-        *operators.fully_connected_factors(grad, x, y, weight, algebra),
-        operators.fully_connected_weight(grad, x, y, algebra),
+        operators.fully_connected(x, y, weight, name),
+        operators.fully_connected_factor(grad, y, weight, name, True),
+        *operators.fully_connected_factors(grad, x, y, weight, name),
+        operators.fully_connected_weight(grad, x, y, name),
     ]
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
 
@@ -416,13 +441,13 @@ def test_the_same_bits_in_every_run():
 def test_products_are_never_written():
     """Beyond its result, forward takes no memory; a gradient, the transposed weight or partial sums, and gates."""
     x, y, weight, grad = inputs(4096, 64, 64, "R3", torch.float32, "cuda")
-    algebra = Algebra("R3")
+    name = "R3"
     programs = 4 * torch.cuda.get_device_properties("cuda").multi_processor_count
     partial = programs * 64 * 64 * 4
     for run, allowed in (
-        (lambda: operators.fully_connected(x, y, weight, algebra, True), grad.nbytes),
-        (lambda: operators.fully_connected_factors(grad, x, y, weight, algebra, True), 2 * x.nbytes + weight.nbytes),
-        (lambda: operators.fully_connected_weight(grad, x, y, algebra, True), x.nbytes // 8 + weight.nbytes + partial),
+        (lambda: operators.fully_connected(x, y, weight, name, True), grad.nbytes),
+        (lambda: operators.fully_connected_factors(grad, x, y, weight, name, True), 2 * x.nbytes + weight.nbytes),
+        (lambda: operators.fully_connected_weight(grad, x, y, name, True), x.nbytes // 8 + weight.nbytes + partial),
     ):
         run()
         torch.cuda.synchronize()

@@ -8,34 +8,40 @@ import torch
 from torch import Tensor
 
 from cliffnn import cache
-from cliffnn.algebra import Algebra
 from cliffnn.codegen import file_name
+from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.fully_connected.source import factors_source
 from cliffnn.kernels.fully_connected.tiles import Tiles, factors_tiles, prepared
 from cliffnn.kernels.linear import dot_precision
 
 
-def shares_products(algebra: Algebra) -> bool:
-    """Whether `fully_connected_factors` is for this algebra: 8 channels of all its blades must fit the registers."""
-    return len(algebra) <= 8
+def shares_products(product: GradedProduct) -> bool:
+    """Whether `fully_connected_factors` is for this: 8 channels of all blades of a factor must fit the registers."""
+    return max(product.sizes[:2]) <= 8
 
 
 def fully_connected_factors(
-    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool, tiles: Tiles | None = None
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    product: GradedProduct,
+    gate: bool,
+    tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `cliffnn.fully_connected.fully_connected_factors`."""
-    rows, blades, inputs = x.shape
+    rows, _, inputs = x.shape
     outputs = grad.shape[-1]
     results = torch.empty_like(x), torch.empty_like(y)
     if rows:
         precision = dot_precision(grad)
-        tiles = tiles or factors_tiles(blades, inputs, outputs, precision)
-        run = prepared(_factors_kernel(algebra), algebra, inputs, outputs, tiles, gate, precision)
+        tiles = tiles or factors_tiles(product, inputs, outputs, precision)
+        run = prepared(_factors_kernel(product), product, inputs, outputs, tiles, gate, precision)
         grid = (-(-rows // tiles.rows) * -(-inputs // tiles.inputs), 1, 1)
         run(grid, (grad, x, y, weight.mT.contiguous(), *results), rows)
     return results
 
 
 @functools.cache
-def _factors_kernel(algebra: Algebra):
-    return cache.load(file_name("fully connected factors", algebra.name), lambda: factors_source(algebra)).kernel
+def _factors_kernel(product: GradedProduct):
+    return cache.load(file_name("fully connected factors", product.text), lambda: factors_source(product)).kernel

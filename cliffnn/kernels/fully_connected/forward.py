@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cliffnn.algebra import Algebra
+from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.fully_connected.products import gate, product_of
 from cliffnn.kernels.fully_connected.tables import device_tables
 from cliffnn.kernels.fully_connected.tiles import Tiles, forward_tiles, prepared
@@ -23,6 +23,8 @@ def fully_connected_fwd_kernel(
     entries_ptr,
     terms_ptr,
     rows,
+    X_BLADES: tl.constexpr,
+    Y_BLADES: tl.constexpr,
     BLADES: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -42,23 +44,25 @@ def fully_connected_fwd_kernel(
     row = tl.arange(0, ROWS)[:, None]
     valid = first + row < rows
     exists = (output < OUTPUTS)[None, :]
-    x_ptr += first * (BLADES * INPUTS)
-    y_ptr += first * (BLADES * INPUTS)
+    x_ptr += first * (X_BLADES * INPUTS)
+    y_ptr += first * (Y_BLADES * INPUTS)
     total = tl.zeros((ROWS, OUT), tl.float32)
     for start in range(0, INPUTS, IN):
         input = start + tl.arange(0, IN)
         known = input < INPUTS
-        at = row * (BLADES * INPUTS) + input[None, :]
+        x_at = row * (X_BLADES * INPUTS) + input[None, :]
+        y_at = row * (Y_BLADES * INPUTS) + input[None, :]
         mask = valid & known[None, :]
         if GATE:
             # one for all products
-            gates = gate(x_ptr, at, mask) * gate(y_ptr, at, mask)
+            gates = gate(x_ptr, x_at, mask) * gate(y_ptr, y_at, mask)
         for index in range(tl.load(group + 1), tl.load(group + 2)):
             entry = entries_ptr + index * 5
             matrix_ptr = weight_ptr + tl.load(entry).to(tl.int64) * (OUTPUTS * INPUTS)
             weight = tl.load(matrix_ptr + output[None, :] * INPUTS + input[:, None], exists & known[:, None], 0.0)
-            own_terms = terms_ptr + tl.load(entry + 3) + blade - tl.load(entry + 1)
-            product = product_of(x_ptr, y_ptr, own_terms, tl.load(entry + 4), tl.load(entry + 2), at, mask, INPUTS)
+            own = terms_ptr + tl.load(entry + 3) + blade - tl.load(entry + 1)
+            count, size = tl.load(entry + 4), tl.load(entry + 2)
+            product = product_of(x_ptr, y_ptr, own, count, size, x_at, y_at, mask, INPUTS)
             if GATE:
                 product *= gates
             total = tl.dot(product.to(weight.dtype), weight, total, input_precision=PRECISION)
@@ -67,16 +71,16 @@ def fully_connected_fwd_kernel(
 
 
 def fully_connected(
-    x: Tensor, y: Tensor, weight: Tensor, algebra: Algebra, gate: bool, tiles: Tiles | None = None
+    x: Tensor, y: Tensor, weight: Tensor, product: GradedProduct, gate: bool, tiles: Tiles | None = None
 ) -> Tensor:
     """See `cliffnn.fully_connected.fully_connected`."""
-    rows, blades, inputs = x.shape
-    outputs = weight.shape[1]
+    rows, _, inputs = x.shape
+    outputs, blades = weight.shape[1], product.sizes[2]
     out = x.new_empty(rows, blades, outputs)
     if rows == 0:
         return out
     tiles = tiles or forward_tiles(inputs, outputs, x.itemsize, dot_precision(x))
-    run = prepared(fully_connected_fwd_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
+    run = prepared(fully_connected_fwd_kernel, product, inputs, outputs, tiles, gate, dot_precision(x))
     grid = (-(-rows // tiles.rows) * blades * -(-outputs // tiles.outputs), 1, 1)
-    run(grid, (x, y, weight, out, *device_tables(algebra, x.device)), rows)
+    run(grid, (x, y, weight, out, *device_tables(product, x.device)), rows)
     return out

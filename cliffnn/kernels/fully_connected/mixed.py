@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cliffnn.algebra import Algebra
+from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.fully_connected.tables import mixed_table
 from cliffnn.kernels.fully_connected.tiles import Tiles, mixed_tiles, prepared
 from cliffnn.kernels.linear import dot_precision
@@ -57,7 +57,7 @@ def mixed_kernel(
     tl.store(mixed_ptr + pair * INPUTS + input[None, :], total, valid & exists)
 
 
-def mix(grad: Tensor, transposed: Tensor, algebra: Algebra, tiles: Tiles | None = None) -> list[Tensor]:
+def mix(grad: Tensor, transposed: Tensor, product: GradedProduct, tiles: Tiles | None = None) -> list[Tensor]:
     """Of each path, the blades of a gradient that have its result's grade times its matrix.
 
     Parameters
@@ -66,7 +66,7 @@ def mix(grad: Tensor, transposed: Tensor, algebra: Algebra, tiles: Tiles | None 
         ``(rows, blades, out_channels)``.
     transposed : Tensor
         The weight, ``(paths, in_channels, out_channels)``.
-    algebra : Algebra
+    product : GradedProduct
 
     Returns
     -------
@@ -75,13 +75,13 @@ def mix(grad: Tensor, transposed: Tensor, algebra: Algebra, tiles: Tiles | None 
     """
     rows, _, outputs = grad.shape
     inputs = transposed.shape[1]
-    sizes = [algebra.grade_sizes[k] for *_, k in algebra.paths]
+    sizes = product.path_sizes
     result = grad.new_empty(rows * sum(sizes) * inputs)
     if rows:
         precision = dot_precision(grad)
         tiles = tiles or mixed_tiles(inputs, outputs, grad.itemsize, precision)
-        run = prepared(mixed_kernel, algebra, inputs, outputs, tiles, False, precision)
+        run = prepared(mixed_kernel, product, inputs, outputs, tiles, False, precision)
         grid = (-(-rows // tiles.rows) * sum(sizes) * -(-inputs // tiles.inputs), 1, 1)
-        run(grid, (grad, transposed, result, table(mixed_table(algebra), grad.device)), rows)
+        run(grid, (grad, transposed, result, table(mixed_table(product), grad.device)), rows)
     parts = result.split([rows * size * inputs for size in sizes])
     return [part.view(rows, size, inputs) for part, size in zip(parts, sizes, strict=True)]

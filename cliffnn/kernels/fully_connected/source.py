@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cliffnn.algebra import Algebra, Path
+from cliffnn.graded_product import GradedProduct
 
 # Of how many paths the matrices lie side by side at most: 8 need more registers.
 _SIDE_BY_SIDE = 4
 
-_HEADER = '''"""Gradients of both factors of the fully connected geometric product in {algebra}.
+_HEADER = '''"""Gradients of both factors of the fully connected geometric product {product}.
 
 Written by cliffnn.
 """
@@ -39,48 +39,54 @@ def kernel(grad_ptr, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, rows, INP
     row = tl.arange(0, ROWS)[:, None]
     valid = first + row < rows
     mask = valid & (input < INPUTS)[None, :]
-    at = first * ({blades} * INPUTS) + row * ({blades} * INPUTS) + input[None, :]
+    x_at = first * ({x} * INPUTS) + row * ({x} * INPUTS) + input[None, :]
+    y_at = first * ({y} * INPUTS) + row * ({y} * INPUTS) + input[None, :]
 """
 
 _LOOP = """\
     for start in range(0, OUTPUTS, OUT):
         output = start + tl.arange(0, OUT)
         known = output < OUTPUTS
-        grad_at = first * ({blades} * OUTPUTS) + row * ({blades} * OUTPUTS) + output[None, :]
+        grad_at = first * ({out} * OUTPUTS) + row * ({out} * OUTPUTS) + output[None, :]
         grad_mask = valid & known[None, :]
 """
 
 
-def factors_source(algebra: Algebra) -> str:
+def factors_source(product: GradedProduct) -> str:
     """The source of the kernel, as a module."""
-    blades = range(len(algebra))
-    names = {factor: [f"{factor}{blade}" for blade in blades] for factor in "xy"}
+    x, y, out = product.sizes
+    names = {factor: [f"{factor}{blade}" for blade in range(size)] for factor, size in (("x", x), ("y", y))}
     lines = []
-    for factor in "xy":
-        lines += [f"    {factor}{b} = {_load(factor, 'at', b, 'INPUTS', 'mask')}.to(tl.float32)" for b in blades]
-    lines += [f"    grad_{name} = tl.zeros((ROWS, IN), tl.float32)" for factor in "xy" for name in names[factor]]
-    lines += _LOOP.format(blades=len(algebra)).splitlines()
-    lines += [f"        {line}" for line in _products(algebra)]
+    for factor, blades in names.items():
+        for number, name in enumerate(blades):
+            lines.append(f"    {name} = {_load(factor, f'{factor}_at', number, 'INPUTS', 'mask')}.to(tl.float32)")
+    lines += [f"    grad_{name} = tl.zeros((ROWS, IN), tl.float32)" for blades in names.values() for name in blades]
+    lines += _LOOP.format(out=out).splitlines()
+    lines += [f"        {line}" for line in _products(product)]
     lines.append("    if GATE:")
     lines += [f"        {line}" for line in _through_gates(names)]
-    for factor in "xy":
-        lines += [f"    tl.store(grad_{factor}_ptr + at + {b} * INPUTS, grad_{factor}{b}, mask)" for b in blades]
-    before = _BEFORE.format(blades=len(algebra))
-    return _HEADER.format(algebra=algebra.name) + before + "\n".join(lines) + "\n"
+    for factor, blades in names.items():
+        for number, name in enumerate(blades):
+            lines.append(f"    tl.store(grad_{factor}_ptr + {factor}_at + {number} * INPUTS, grad_{name}, mask)")
+    return _HEADER.format(product=product.text) + _BEFORE.format(x=x, y=y) + "\n".join(lines) + "\n"
 
 
 def _load(name: str, at: str, number: int, size: str, mask: str) -> str:
     return f"tl.load({name}_ptr + {at} + {number} * {size}, {mask}, 0.0)"
 
 
-def _products(algebra: Algebra) -> Iterator[str]:
+def _products(product: GradedProduct) -> Iterator[str]:
     """Grade by grade of the result: the matrices of its paths are read once, and each blade of its gradient."""
-    number = {path: index for index, path in enumerate(algebra.paths)}
-    for grade, blades in zip(algebra.grades, algebra.grade_slices, strict=True):
-        paths = [path for path in algebra.paths if path[2] == grade]
+    terms: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for path, a, b, c, sign in product.terms:
+        terms.setdefault((path, c), []).append((a, b, sign))
+    for grade, blades in product.out_slices.items():
+        paths = [number for number, path in enumerate(product.paths) if path[2] == grade]
+        if not paths:
+            continue
         groups = [paths[first : first + _SIDE_BY_SIDE] for first in range(0, len(paths), _SIDE_BY_SIDE)]
         for index, group in enumerate(groups):
-            yield from _matrices(f"weight{grade}_{index}", [number[path] for path in group])
+            yield from _matrices(f"weight{grade}_{index}", group)
         for c in range(blades.start, blades.stop):
             yield f"grad{c} = {_load('grad', 'grad_at', c, 'OUTPUTS', 'grad_mask')}"
             # always; but within one block the compiler would put off all sums to its end, and spill what they are of
@@ -90,16 +96,10 @@ def _products(algebra: Algebra) -> Iterator[str]:
                 names = [f"mixed{n}" for n in range(_width(group))]
                 yield from (f"    {line}" for line in _apart("mixed", names))
                 for path, mixed in zip(group, names, strict=False):
-                    for a, b, sign in _terms(algebra, path, c):
+                    for a, b, sign in terms.get((path, c), ()):
                         add = "+=" if sign > 0 else "-="
                         yield f"    grad_x{a} {add} y{b} * {mixed}"
                         yield f"    grad_y{b} {add} x{a} * {mixed}"
-
-
-def _terms(algebra: Algebra, path: Path, blade: int) -> list[tuple[int, int, int]]:
-    """Which pairs of blades give a blade, on a path, and with what sign."""
-    grade = algebra.grade_of_blades
-    return [(a, b, sign) for a, b, c, sign in algebra.products if c == blade and (grade[a], grade[b]) == path[:2]]
 
 
 def _width(group: Sequence) -> int:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cliffnn.algebra import Algebra
+from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.tables import table
 
 
 class Tables(NamedTuple):
-    """What the kernels read of the algebra's products.
+    """What the kernels read of a product.
 
     Attributes
     ----------
@@ -35,36 +35,35 @@ class Tables(NamedTuple):
 
 
 @functools.cache
-def tables(algebra: Algebra) -> Tables:
-    grade = algebra.grade_of_blades
-    found: dict[tuple[int, ...], list[int]] = {}
-    for a, b, c, sign in algebra.products:
-        found.setdefault((grade[a], grade[b], c), []).append(a + 256 * b + 65536 * (sign + 1))
+def tables(product: GradedProduct) -> Tables:
+    found: dict[tuple[int, int], list[int]] = {}
+    for path, x, y, out, sign in product.terms:
+        found.setdefault((path, out), []).append(x + 256 * y + 65536 * (sign + 1))
     blades: list[tuple[int, int, int, int]] = []
     entries: list[tuple[int, int, int, int, int]] = []
     terms: list[int] = []
-    for k, of_grade in enumerate(algebra.grade_slices):
+    for k, of_grade in product.out_slices.items():
         begin, work = len(entries), 0
-        for number, (i, j, result) in enumerate(algebra.paths):
+        for path, (*_, result) in enumerate(product.paths):
             if result == k:
-                each = [found.get((i, j, c), []) for c in range(of_grade.start, of_grade.stop)]
+                each = [found.get((path, out), []) for out in range(of_grade.start, of_grade.stop)]
                 count = max(map(len, each))
-                entries.append((number, of_grade.start, len(each), len(terms), count))
+                entries.append((path, of_grade.start, len(each), len(terms), count))
                 terms += [own[n] if n < len(own) else 65536 for n in range(count) for own in each]
                 work += count
-        blades += [(-work, c, begin, len(entries)) for c in range(of_grade.start, of_grade.stop)]
-    return Tables([(c, begin, end) for _, c, begin, end in sorted(blades)], entries, terms)
+        blades += [(-work, out, begin, len(entries)) for out in range(of_grade.start, of_grade.stop)]
+    return Tables([(out, begin, end) for _, out, begin, end in sorted(blades)], entries, terms)
 
 
 @functools.cache
-def mixed_table(algebra: Algebra) -> tuple[int, ...]:
+def mixed_table(product: GradedProduct) -> tuple[int, ...]:
     """What a block of rows is cut into where each grade is multiplied with the matrices of its paths.
 
     As many tiles of each path as its grade has blades: the path's number, the first blade and how many there are, how
     many blades of results lie before those of the path, and the number of the tile; one after the other.
     """
-    before = (0, *accumulate(algebra.grade_sizes[k] for *_, k in algebra.paths))
-    entries = tables(algebra).entries
+    before = (0, *accumulate(product.path_sizes))
+    entries = tables(product).entries
     return tuple(
         value
         for path, first, size, *_ in entries
@@ -74,12 +73,12 @@ def mixed_table(algebra: Algebra) -> tuple[int, ...]:
 
 
 @functools.cache
-def shares(algebra: Algebra, programs: int, blocks: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def shares(product: GradedProduct, programs: int, blocks: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """How programs share the paths, each of which takes some of the blocks of rows.
 
     Parameters
     ----------
-    algebra : Algebra
+    product : GradedProduct
     programs : int
         About how many there should be.
     blocks : int
@@ -93,7 +92,7 @@ def shares(algebra: Algebra, programs: int, blocks: int) -> tuple[tuple[int, ...
         The first program of each path, and their number.
     """
     # reading the gradient and multiplying matrices takes as long as two terms
-    entries = sorted(enumerate(tables(algebra).entries), key=lambda entry: entry[1])
+    entries = sorted(enumerate(tables(product).entries), key=lambda entry: entry[1])
     work = [size * (2 + terms) for _, (*_, size, _, terms) in entries]
     counts = [max(1, min(blocks, own * programs // sum(work))) for own in work]
     of_path = [(entry, n, count) for (entry, _), count in zip(entries, counts, strict=True) for n in range(count)]
@@ -101,7 +100,7 @@ def shares(algebra: Algebra, programs: int, blocks: int) -> tuple[tuple[int, ...
 
 
 @functools.cache
-def device_tables(algebra: Algebra, device: torch.device) -> tuple[Tensor, ...]:
+def device_tables(product: GradedProduct, device: torch.device) -> tuple[Tensor, ...]:
     """`tables` as tensors, made once."""
-    blades, entries, terms = tables(algebra)
+    blades, entries, terms = tables(product)
     return tuple(table(tuple(values), device) for values in (chain(*blades), chain(*entries), terms))

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from cliffnn.algebra import Algebra
+from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared
 
@@ -38,9 +38,9 @@ def forward_tiles(inputs: int, outputs: int, itemsize: int, precision: str) -> T
     return Tiles(64, columns, _tile(inputs, 128 // itemsize), 8 if columns > 64 else 4)
 
 
-def factors_tiles(blades: int, inputs: int, outputs: int, precision: str) -> Tiles:
+def factors_tiles(product: GradedProduct, inputs: int, outputs: int, precision: str) -> Tiles:
     """As many channels as there are registers for all blades of the factors and of their gradients."""
-    columns = min(max(8, power_of_two(inputs)), 64 // blades)
+    columns = min(max(8, power_of_two(inputs)), 64 // power_of_two(max(product.sizes[:2])))
     # numbers that are split in parts are so in registers
     return Tiles(64, _tile(outputs, 32 if precision == "tf32x3" else 64), columns, 8 if columns > 8 else 4)
 
@@ -70,11 +70,11 @@ def _tile(channels: int, most: int) -> int:
 
 @functools.cache
 def prepared(
-    function: Any, algebra: Algebra, inputs: int, outputs: int, tiles: Tiles, gate: bool, precision: str
+    function: Any, product: GradedProduct, inputs: int, outputs: int, tiles: Tiles, gate: bool, precision: str
 ) -> Prepared:
     constants = {
-        "BLADES": len(algebra),
-        "TILES": sum(algebra.grade_sizes[k] for *_, k in algebra.paths),
+        **dict(zip(("X_BLADES", "Y_BLADES", "BLADES"), product.sizes, strict=True)),
+        "TILES": sum(product.path_sizes),
         "INPUTS": inputs,
         "OUTPUTS": outputs,
         "ROWS": tiles.rows,

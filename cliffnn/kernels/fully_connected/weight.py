@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cliffnn.algebra import Algebra
+from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.fully_connected.products import gate, product_of
 from cliffnn.kernels.fully_connected.tables import device_tables, shares
 from cliffnn.kernels.fully_connected.tiles import Tiles, prepared, weight_tiles
@@ -23,12 +23,23 @@ _BLOCK = 1024
 
 
 @triton.jit(do_not_specialize=["rows"])
-def gates_kernel(x_ptr, y_ptr, gates_ptr, rows, BLADES: tl.constexpr, INPUTS: tl.constexpr, BLOCK: tl.constexpr):
+def gates_kernel(
+    x_ptr,
+    y_ptr,
+    gates_ptr,
+    rows,
+    X_BLADES: tl.constexpr,
+    Y_BLADES: tl.constexpr,
+    INPUTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """What products of both factors' blades are multiplied with, for a kernel that would else compute it many times."""
     number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = number < tl.full((), INPUTS, tl.int64) * rows
-    at = number // INPUTS * (BLADES * INPUTS) + number % INPUTS
-    tl.store(gates_ptr + number, gate(x_ptr, at, mask) * gate(y_ptr, at, mask), mask)
+    row = number // INPUTS * INPUTS
+    x = gate(x_ptr, row * X_BLADES + number % INPUTS, mask)
+    y = gate(y_ptr, row * Y_BLADES + number % INPUTS, mask)
+    tl.store(gates_ptr + number, x * y, mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -42,6 +53,8 @@ def fully_connected_weight_kernel(
     entries_ptr,
     terms_ptr,
     rows,
+    X_BLADES: tl.constexpr,
+    Y_BLADES: tl.constexpr,
     BLADES: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -75,8 +88,8 @@ def fully_connected_weight_kernel(
         # under the interpreter a loop variable is a plain int, which has no method to widen it
         first = tl.full((), ROWS, tl.int64) * block
         grad = grad_ptr + first * (BLADES * OUTPUTS)
-        x = x_ptr + first * (BLADES * INPUTS)
-        y = y_ptr + first * (BLADES * INPUTS)
+        x = x_ptr + first * (X_BLADES * INPUTS)
+        y = y_ptr + first * (Y_BLADES * INPUTS)
         gates = gates_ptr + first * INPUTS
         for part in range(size):
             pair = part * ROWS + tl.arange(0, ROWS)[:, None, None]
@@ -86,7 +99,9 @@ def fully_connected_weight_kernel(
             mask = valid & (input < INPUTS)
             grad_at = (row * BLADES + blade + which) * OUTPUTS + output
             of_blades = tl.load(grad + grad_at, valid & (output < OUTPUTS), 0.0)
-            product = product_of(x, y, terms_ptr + which, terms, size, row * (BLADES * INPUTS) + input, mask, INPUTS)
+            x_at = row * (X_BLADES * INPUTS) + input
+            y_at = row * (Y_BLADES * INPUTS) + input
+            product = product_of(x, y, terms_ptr + which, terms, size, x_at, y_at, mask, INPUTS)
             if GATE:
                 product *= tl.load(gates + row * INPUTS + input, mask, 0.0)
             left = tl.trans(tl.reshape(of_blades, (ROWS, OUT)))
@@ -99,22 +114,22 @@ def fully_connected_weight_kernel(
 
 
 def fully_connected_weight(
-    grad: Tensor, x: Tensor, y: Tensor, algebra: Algebra, gate: bool, tiles: Tiles | None = None
+    grad: Tensor, x: Tensor, y: Tensor, product: GradedProduct, gate: bool, tiles: Tiles | None = None
 ) -> Tensor:
     """See `cliffnn.fully_connected.fully_connected_weight`."""
     rows, _, inputs = x.shape
-    outputs, paths = grad.shape[-1], len(algebra.paths)
-    result = x.new_empty(paths, outputs, inputs)
+    outputs = grad.shape[-1]
+    result = x.new_empty(len(product.paths), outputs, inputs)
     if rows == 0:
         return result.zero_()
     tiles = tiles or weight_tiles(inputs, outputs, x.itemsize, dot_precision(x))
     of_matrix = -(-outputs // tiles.outputs) * -(-inputs // tiles.inputs)
     # enough for every multiprocessor, each with many rows
     programs = tiles.resident * multiprocessors(x.device) // of_matrix
-    of_programs, starts = shares(algebra, programs, -(-rows // tiles.rows))
+    of_programs, starts = shares(product, programs, -(-rows // tiles.rows))
     partial = x.new_empty(starts[-1], 1, outputs * inputs, dtype=torch.float32)
-    run = prepared(fully_connected_weight_kernel, algebra, inputs, outputs, tiles, gate, dot_precision(x))
-    _, entries, terms = device_tables(algebra, x.device)
+    run = prepared(fully_connected_weight_kernel, product, inputs, outputs, tiles, gate, dot_precision(x))
+    _, entries, terms = device_tables(product, x.device)
     tensors = grad, x, y, _gates(x, y) if gate else x, partial, table(of_programs, x.device), entries, terms
     run((starts[-1], of_matrix, 1), tensors, rows)
     sums(partial, starts, [result])
@@ -122,12 +137,14 @@ def fully_connected_weight(
 
 
 def _gates(x: Tensor, y: Tensor) -> Tensor:
-    rows, blades, inputs = x.shape
+    rows, _, inputs = x.shape
     gates = x.new_empty(rows, inputs, dtype=torch.float32)
-    _prepared_gates(blades, inputs)((-(-gates.numel() // _BLOCK), 1, 1), (x, y, gates), rows)
+    run = _prepared_gates(x.shape[1], y.shape[1], inputs)
+    run((-(-gates.numel() // _BLOCK), 1, 1), (x, y, gates), rows)
     return gates
 
 
 @functools.cache
-def _prepared_gates(blades: int, inputs: int) -> Prepared:
-    return Prepared(gates_kernel, {"BLADES": blades, "INPUTS": inputs, "BLOCK": _BLOCK}, 4)
+def _prepared_gates(x_blades: int, y_blades: int, inputs: int) -> Prepared:
+    constants = {"X_BLADES": x_blades, "Y_BLADES": y_blades, "INPUTS": inputs, "BLOCK": _BLOCK}
+    return Prepared(gates_kernel, constants, 4)
