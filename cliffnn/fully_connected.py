@@ -36,7 +36,7 @@ library.define(
 )
 library.define("fully_connected_weight(Tensor grad, Tensor x, Tensor y, str product, bool gate) -> Tensor")
 
-# Channels from which torch's matrix products are faster, on an H100 (`docs/kernels.md`): of up to 8 blades; of more,
+# Channels from which products that are written are faster, on an H100 (`docs/kernels.md`): of up to 8 blades; of more,
 # and of the gradients of factors.
 _WIDE = 512, 256
 
@@ -154,13 +154,14 @@ def _gelu(x: Tensor, algebra: Algebra, grades: tuple[int, ...]) -> Tensor:
 
 def _one_factor(grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, product: str, gate: bool, left: bool) -> Tensor:
     """The gradient with respect to one factor, by what it is made of."""
+    own, other = (x, y) if left else (y, x)
     if not gate:
-        return fully_connected_factor(grad, y if left else x, weight, product, left)
+        return fully_connected_factor(grad, other, weight, product, left)
     of = GradedProduct.of(product)
-    own, grades, other, others = (x, of.x, y, of.y) if left else (y, of.y, x, of.x)
-    slope = fully_connected_factor(grad, _gelu(other, of.algebra, others), weight, product, left)
-    through = operation(text("gelu", {"x": grades, "out": grades}), of.algebra.name).vjp(("out",), ("x",)).text
-    return geometric_op(through, of.algebra, [own, slope])
+    own_grades, other_grades = (of.x, of.y) if left else (of.y, of.x)
+    slope = fully_connected_factor(grad, _gelu(other, of.algebra, other_grades), weight, product, left)
+    gelu = operation(text("gelu", {"x": own_grades, "out": own_grades}), of.algebra.name)
+    return geometric_op(gelu.vjp(("out",), ("x",)).text, of.algebra, [own, slope])
 
 
 def _kernels(x: Tensor, outputs: int, wide: int) -> bool:

@@ -12,7 +12,9 @@ from cliffnn.algebra import Algebra, Path
 
 @dataclass(frozen=True)
 class GradedProduct:
-    """What operators, files and compilers know a product by is its text: ``R3``, or ``R3[x=1,y=1,out=0+2]``.
+    """The geometric product of multivectors that hold some grades.
+
+    It has a text, which is how operators, files and compilers speak of it: ``R3``, or ``R3[x=1,y=1,out=0+2]``.
 
     Attributes
     ----------

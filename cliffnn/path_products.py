@@ -1,8 +1,8 @@
-"""The fully connected geometric product of torch's matrix products: products of each path are written to memory.
+"""The fully connected geometric product from products of each path that are written to memory, some rows at a time.
 
-Some rows at a time. What is formed of pairs of blades, and the gradients with respect to these, are generated like all
-else; the rest are products of matrices, one for each path. For a CPU, for float64, and for matrices so wide that
-reading such products costs less than forming them anew for each tile.
+What is formed of pairs of blades, and the gradients with respect to these, are generated like all else; the rest are
+products of matrices, one for each path. For a CPU, for float64, for matrices so wide that reading such products costs
+less than forming them anew for each tile, and for gradients of factors where no kernel holds all their blades.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CHUNK, _BLADES_ON_GPU = 2**23, 2**18
 def path_products(algebra: Algebra, gate: int, *held: int) -> Callable:
     """Of each path (i, j, k) the products <<x>_i <y>_j>_k, of `gelu` of both if ``gate`` is 1.
 
-    What grades the factors and the result hold, bits say.
+    ``held`` are the grades of x, y and the result, a bit for each.
     """
     grades = [tuple(k for k in algebra.grades if bits >> k & 1) for bits in held]
 
@@ -39,7 +39,7 @@ def path_products(algebra: Algebra, gate: int, *held: int) -> Callable:
             x, y = (factor * factor.grade(0).map(lambda number: number.normal_cdf()) for factor in (x, y))
         return tuple((x.grade(i) * y.grade(j)).grade(k) for i, j, k in algebra.paths_between(*grades))
 
-    products.__annotations__ = dict(zip("xy", grades, strict=False))
+    products.__annotations__ = dict(zip("xy", grades[:2], strict=True))
     return products
 
 

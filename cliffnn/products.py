@@ -272,7 +272,8 @@ def gelu_fcgp_norm(
     x, y : Tensor
         ``(..., blades, in_channels)``; leading dimensions broadcast.
     weight : Tensor
-        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`.
+        ``(paths, out_channels, in_channels)``, in the order of `Algebra.paths`; of `Algebra.paths_between` the grades,
+        where they are given.
     algebra : str, int, tuple or Algebra
     normalize : bool
         Whether the norm is taken.

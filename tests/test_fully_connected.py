@@ -167,11 +167,10 @@ def test_shares_of_paths(programs, blocks):
     of_kernels = pytest.importorskip("cliffnn.kernels.fully_connected.tables")
     of = GradedProduct.of("R3")
     of_programs, starts = of_kernels.shares(of, programs, blocks)
-    found = [of_programs[first : first + 3] for first in range(0, len(of_programs), 3)]
-    assert len(found) == starts[-1] <= max(programs, len(of.paths))
+    assert len(of_programs) == starts[-1] <= max(programs, len(of.paths))
     for path, (start, end) in enumerate(pairwise(starts)):
         assert 1 <= end - start <= blocks
-        for n, (entry, share, count) in enumerate(found[start:end]):
+        for n, (entry, share, count) in enumerate(of_programs[start:end]):
             assert of_kernels.tables(of).entries[entry][0] == path
             assert (share, count) == (n, end - start)
 
@@ -200,14 +199,14 @@ def test_kernels_interpreted_on_many_tiles():
     """Several tiles of rows and channels, and rows that no tile divides."""
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
     x, y, weight, grad = inputs(17, 17, 33, "R2", torch.float32)
-    algebra, tiles = GradedProduct.of("R2"), kernels.Tiles(16, 16, 16, 4)
+    of, tiles = GradedProduct.of("R2"), kernels.Tiles(16, 16, 16, 4)
     out, grad_x, grad_y, grad_weight = truth(*(t.double() for t in (x, y, weight, grad)), "R2", False)
-    both = kernels.fully_connected_factors(grad, x, y, weight, algebra, False, tiles)
+    both = kernels.fully_connected_factors(grad, x, y, weight, of, False, tiles)
     for got, wanted in (
-        (kernels.fully_connected(x, y, weight, algebra, False, tiles), out),
+        (kernels.fully_connected(x, y, weight, of, False, tiles), out),
         (both[0], grad_x),
         (both[1], grad_y),
-        (kernels.fully_connected_weight(grad, x, y, algebra, False, tiles), grad_weight),
+        (kernels.fully_connected_weight(grad, x, y, of, False, tiles), grad_weight),
     ):
         assert reference.relative_error(got, wanted) < 2e-6
 

@@ -21,6 +21,8 @@ from cliffnn.precision import compute_dtype, sign_tolerance
 
 # Of a program, where there are more tiles than multiprocessors.
 _TILES = 8
+# Of more numbers each output has a kernel of its own: one for all would keep in registers what several need.
+_INPUTS = 256
 
 
 class Launch:
@@ -171,6 +173,7 @@ def _blades(operation: Operation) -> int:
 
 def _groups(operation: Operation, blades: int) -> list[tuple[str, ...]]:
     """Which outputs are computed by one kernel: all, or what the registers hold."""
-    if operation.order > 1 and blades > 32:
+    inputs = sum(group.size for group in operation.inputs.values())
+    if (operation.order > 1 and blades > 32) or (inputs > _INPUTS and not operation.totals):
         return [(name,) for name in operation.outputs]
     return [tuple(operation.outputs)]

@@ -1,4 +1,4 @@
-"""The gradients of both factors, where registers hold all blades: one kernel, printed for the algebra."""
+"""The gradients of both factors, where registers hold all blades: one kernel, printed for the product."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cliffnn.kernels.linear import dot_precision
 
 
 def shares_products(product: GradedProduct) -> bool:
-    """Whether `fully_connected_factors` is for this: 8 channels of all blades of a factor must fit the registers."""
+    """Whether `fully_connected_factors` is for this: registers must hold all blades of both factors."""
     return max(product.sizes[:2]) <= 8
 
 
@@ -36,7 +36,7 @@ def fully_connected_factors(
     if rows:
         precision = dot_precision(grad)
         tiles = tiles or factors_tiles(product, inputs, outputs, precision)
-        run = prepared(_factors_kernel(product), product, inputs, outputs, tiles, gate, precision)
+        run = prepared(_factors_kernel(product), product, inputs, outputs, tiles, precision, gate)
         grid = (-(-rows // tiles.rows) * -(-inputs // tiles.inputs), 1, 1)
         run(grid, (grad, x, y, weight.mT.contiguous(), *results), rows)
     return results

@@ -80,7 +80,7 @@ def fully_connected(
     if rows == 0:
         return out
     tiles = tiles or forward_tiles(inputs, outputs, x.itemsize, dot_precision(x))
-    run = prepared(fully_connected_fwd_kernel, product, inputs, outputs, tiles, gate, dot_precision(x))
+    run = prepared(fully_connected_fwd_kernel, product, inputs, outputs, tiles, dot_precision(x), gate)
     grid = (-(-rows // tiles.rows) * blades * -(-outputs // tiles.outputs), 1, 1)
     run(grid, (x, y, weight, out, *device_tables(product, x.device)), rows)
     return out

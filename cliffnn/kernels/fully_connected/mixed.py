@@ -10,7 +10,6 @@ from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.fully_connected.tables import mixed_table
 from cliffnn.kernels.fully_connected.tiles import Tiles, mixed_tiles, prepared
 from cliffnn.kernels.linear import dot_precision
-from cliffnn.kernels.tables import table
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -80,8 +79,8 @@ def mix(grad: Tensor, transposed: Tensor, product: GradedProduct, tiles: Tiles |
     if rows:
         precision = dot_precision(grad)
         tiles = tiles or mixed_tiles(inputs, outputs, grad.itemsize, precision)
-        run = prepared(mixed_kernel, product, inputs, outputs, tiles, False, precision)
+        run = prepared(mixed_kernel, product, inputs, outputs, tiles, precision)
         grid = (-(-rows // tiles.rows) * sum(sizes) * -(-inputs // tiles.inputs), 1, 1)
-        run(grid, (grad, transposed, result, table(mixed_table(product), grad.device)), rows)
+        run(grid, (grad, transposed, result, mixed_table(product, grad.device)), rows)
     parts = result.split([rows * size * inputs for size in sizes])
     return [part.view(rows, size, inputs) for part, size in zip(parts, sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""A kernel printed for an algebra: the gradients of both factors of the fully connected product, from shared products.
+"""A kernel printed for a product: the gradients of both factors of the fully connected product, from shared products.
 
 Where the registers hold all blades of both factors and of their gradients, a blade of the result's gradient times the
 matrix of a path is computed once, and goes to both. Accumulators need names, so the code is straight-line. Matrices of
@@ -112,14 +112,14 @@ def _matrices(name: str, numbers: Sequence[int]) -> Iterator[str]:
 
     They come transposed, as tensor cores want a second factor.
     """
-    width = _width(numbers)
-    path = str(numbers[-1])
+    path = f"tl.full((), {numbers[-1]}, tl.int64)"
     for place in range(len(numbers) - 1, 0, -1):
         path = f"tl.where(side // IN < {place}, {numbers[place - 1]}, {path})"
-    yield f"side = tl.arange(0, {width} * IN)"
+    yield f"side = tl.arange(0, {_width(numbers)} * IN)"
     yield "own = first_input + side % IN"
-    yield f"weight_at = ({path} * INPUTS + own)[None, :] * OUTPUTS + output[:, None]"
-    yield f"{name} = tl.load(weight_ptr + weight_at, known[:, None] & (own < INPUTS)[None, :], 0.0)"
+    yield f"column_ptr = weight_ptr + {path} * (INPUTS * OUTPUTS) + own * OUTPUTS"
+    yield "weight_mask = known[:, None] & (own < INPUTS)[None, :]"
+    yield f"{name} = tl.load(column_ptr[None, :] + output[:, None], weight_mask, 0.0)"
 
 
 def _apart(tile: str, names: Sequence[str]) -> Iterator[str]:

@@ -56,24 +56,30 @@ def tables(product: GradedProduct) -> Tables:
 
 
 @functools.cache
-def mixed_table(product: GradedProduct) -> tuple[int, ...]:
+def device_tables(product: GradedProduct, device: torch.device) -> tuple[Tensor, ...]:
+    """`tables` as tensors, made once."""
+    blades, entries, terms = tables(product)
+    return tuple(table(tuple(values), device) for values in (chain(*blades), chain(*entries), terms))
+
+
+@functools.cache
+def mixed_table(product: GradedProduct, device: torch.device) -> Tensor:
     """What a block of rows is cut into where each grade is multiplied with the matrices of its paths.
 
     As many tiles of each path as its grade has blades: the path's number, the first blade and how many there are, how
     many blades of results lie before those of the path, and the number of the tile; one after the other.
     """
     before = (0, *accumulate(product.path_sizes))
-    entries = tables(product).entries
-    return tuple(
+    values = (
         value
-        for path, first, size, *_ in entries
+        for path, first, size, *_ in tables(product).entries
         for tile in range(size)
         for value in (path, first, size, before[path], tile)
     )
+    return table(tuple(values), device)
 
 
-@functools.cache
-def shares(product: GradedProduct, programs: int, blocks: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def shares(product: GradedProduct, programs: int, blocks: int) -> tuple[list[tuple[int, int, int]], tuple[int, ...]]:
     """How programs share the paths, each of which takes some of the blocks of rows.
 
     Parameters
@@ -87,20 +93,35 @@ def shares(product: GradedProduct, programs: int, blocks: int) -> tuple[tuple[in
     Returns
     -------
     programs
-        By number of the path: its entry, which of its shares, and of how many, one program after the other.
+        By number of the path: its entry, which of its shares, and of how many.
     starts
         The first program of each path, and their number.
     """
-    # reading the gradient and multiplying matrices takes as long as two terms
     entries = sorted(enumerate(tables(product).entries), key=lambda entry: entry[1])
-    work = [size * (2 + terms) for _, (*_, size, _, terms) in entries]
-    counts = [max(1, min(blocks, own * programs // sum(work))) for own in work]
-    of_path = [(entry, n, count) for (entry, _), count in zip(entries, counts, strict=True) for n in range(count)]
-    return tuple(chain(*of_path)), (0, *accumulate(counts))
+    counts = [max(1, min(blocks, count)) for count in _counts(product, programs)]
+    of_paths = [(entry, n, count) for (entry, _), count in zip(entries, counts, strict=True) for n in range(count)]
+    return of_paths, (0, *accumulate(counts))
 
 
 @functools.cache
-def device_tables(product: GradedProduct, device: torch.device) -> tuple[Tensor, ...]:
-    """`tables` as tensors, made once."""
-    blades, entries, terms = tables(product)
-    return tuple(table(tuple(values), device) for values in (chain(*blades), chain(*entries), terms))
+def _counts(product: GradedProduct, programs: int) -> list[int]:
+    """How many of the programs each path has, by its work."""
+    # reading the gradient and multiplying matrices takes as long as two terms
+    work = [size * (2 + terms) for _, _, size, _, terms in sorted(tables(product).entries)]
+    return [own * programs // sum(work) for own in work]
+
+
+def device_shares(
+    product: GradedProduct, programs: int, blocks: int, device: torch.device
+) -> tuple[Tensor, tuple[int, ...]]:
+    """`shares`, the programs as a tensor."""
+    # of more blocks the shares are the same
+    return _device_shares(product, programs, min(blocks, max(_counts(product, programs))), device)
+
+
+@functools.cache
+def _device_shares(
+    product: GradedProduct, programs: int, blocks: int, device: torch.device
+) -> tuple[Tensor, tuple[int, ...]]:
+    of_programs, starts = shares(product, programs, blocks)
+    return table(tuple(chain(*of_programs)), device), starts

@@ -34,6 +34,7 @@ class Tiles:
 
 
 def forward_tiles(inputs: int, outputs: int, itemsize: int, precision: str) -> Tiles:
+    """Few rows, so that two programs fit a multiprocessor, and all outputs, for each of which products are formed."""
     columns = _tile(outputs, 256 if _rounds(itemsize, precision) else 128)
     return Tiles(64, columns, _tile(inputs, 128 // itemsize), 8 if columns > 64 else 4)
 
@@ -46,10 +47,12 @@ def factors_tiles(product: GradedProduct, inputs: int, outputs: int, precision: 
 
 
 def mixed_tiles(inputs: int, outputs: int, itemsize: int, precision: str) -> Tiles:
+    """As a product of matrices has them that are both read."""
     return Tiles(128, _tile(outputs, 128 // itemsize), _tile(inputs, 64 if precision == "tf32x3" else 128), 8)
 
 
 def weight_tiles(inputs: int, outputs: int, itemsize: int, precision: str) -> Tiles:
+    """All channels, if registers hold the sums of their pairs."""
     if min(inputs, outputs) > 128 and _rounds(itemsize, precision):
         return Tiles(64, 256, 128, 16)
     out, into = _tile(outputs, 128), _tile(inputs, 128)
@@ -70,8 +73,9 @@ def _tile(channels: int, most: int) -> int:
 
 @functools.cache
 def prepared(
-    function: Any, product: GradedProduct, inputs: int, outputs: int, tiles: Tiles, gate: bool, precision: str
+    function: Any, product: GradedProduct, inputs: int, outputs: int, tiles: Tiles, precision: str, gate: bool = False
 ) -> Prepared:
+    """A kernel with those of its constants that it has."""
     constants = {
         **dict(zip(("X_BLADES", "Y_BLADES", "BLADES"), product.sizes, strict=True)),
         "TILES": sum(product.path_sizes),

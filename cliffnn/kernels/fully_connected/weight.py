@@ -11,12 +11,11 @@ from torch import Tensor
 
 from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.fully_connected.products import gate, product_of
-from cliffnn.kernels.fully_connected.tables import device_tables, shares
+from cliffnn.kernels.fully_connected.tables import device_shares, device_tables
 from cliffnn.kernels.fully_connected.tiles import Tiles, prepared, weight_tiles
 from cliffnn.kernels.linear import dot_precision
 from cliffnn.kernels.prepared import Prepared, multiprocessors
 from cliffnn.kernels.sums import sums
-from cliffnn.kernels.tables import table
 
 # Numbers of a program that computes gates.
 _BLOCK = 1024
@@ -126,11 +125,11 @@ def fully_connected_weight(
     of_matrix = -(-outputs // tiles.outputs) * -(-inputs // tiles.inputs)
     # enough for every multiprocessor, each with many rows
     programs = tiles.resident * multiprocessors(x.device) // of_matrix
-    of_programs, starts = shares(product, programs, -(-rows // tiles.rows))
+    of_programs, starts = device_shares(product, programs, -(-rows // tiles.rows), x.device)
     partial = x.new_empty(starts[-1], 1, outputs * inputs, dtype=torch.float32)
-    run = prepared(fully_connected_weight_kernel, product, inputs, outputs, tiles, gate, dot_precision(x))
+    run = prepared(fully_connected_weight_kernel, product, inputs, outputs, tiles, dot_precision(x), gate)
     _, entries, terms = device_tables(product, x.device)
-    tensors = grad, x, y, _gates(x, y) if gate else x, partial, table(of_programs, x.device), entries, terms
+    tensors = grad, x, y, _gates(x, y) if gate else x, partial, of_programs, entries, terms
     run((starts[-1], of_matrix, 1), tensors, rows)
     sums(partial, starts, [result])
     return result
