@@ -149,7 +149,7 @@ def _fully_connected(case: Case) -> None:
         out = fully_connected.fully_connected(x, x, matrices, product, True)
         if fully_connected.shares_products(product):
             fully_connected.fully_connected_factors(out, x, x, matrices, product, True)
-        fully_connected.mix(out, matrices, product)
+        fully_connected.Mix(matrices, product, ROWS)(out)
         fully_connected.fully_connected_weight(out, x, x, product, True)
 
 

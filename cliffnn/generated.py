@@ -20,7 +20,9 @@ from cliffnn.precision import compute_dtype, sign_tolerance
 _KEPT = 2**27
 
 
-def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
+def run(
+    operation: Operation, inputs: Sequence[Tensor], eps: float, into: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """Evaluate an operation row by row.
 
     Parameters
@@ -30,6 +32,8 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
         Contiguous, one for each of the operation's inputs; see `cliffnn.operation.Group` for their shapes.
     eps : float
         What a norm adds inside its root.
+    into : sequence of Tensor or None
+        Contiguous, for the results; None: new ones.
 
     Returns
     -------
@@ -37,7 +41,7 @@ def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tens
         One for each of the operation's outputs. Of a shared one, what all rows give is summed.
     """
     like = inputs[operation.row]
-    outputs = allocate(operation, like)
+    outputs = allocate(operation, like) if into is None else dict(zip(operation.outputs, into, strict=True))
     function, names, count = buffered_function(operation)
     given = dict(zip(operation.inputs, inputs, strict=True))
     dtype = compute_dtype(like.dtype)

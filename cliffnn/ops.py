@@ -46,6 +46,11 @@ def evaluate(text: str, algebra: Algebra, inputs: Sequence[Tensor], eps: float =
     return _dispatched(inputs, text, algebra.name, eps, GENERATOR)
 
 
+def evaluate_into(results: Sequence[Tensor], text: str, algebra: Algebra, inputs: Sequence[Tensor]) -> None:
+    """Evaluate an operation, below autograd, on contiguous tensors, into others that are."""
+    _executor(inputs[0].device.type).run(operation(text, algebra.name), inputs, 1e-6, results)
+
+
 def evaluate_unobserved(op: Operation, inputs: Sequence[Tensor], eps: float) -> Sequence[Tensor]:
     """The same past torch's dispatcher; see `unobserved`."""
     if differentiated(inputs):

@@ -18,11 +18,11 @@ from cliffnn.checks import without_autocast
 from cliffnn.families import family, text_of
 from cliffnn.graded_product import GradedProduct
 from cliffnn.operation import operation
-from cliffnn.ops import evaluate, transformed
+from cliffnn.ops import evaluate, evaluate_into, transformed
 
-# Bytes of the products of all paths that are formed at a time on a CPU. On a GPU blades of these, whatever they hold:
-# enough to fill it.
-_CHUNK, _BLADES_ON_GPU = 2**23, 2**18
+# Bytes of the products of all paths that are formed at a time. On a GPU so many blades of these, whatever they hold,
+# that it is full, and so many bytes that launches are few.
+_ON_CPU, _ON_GPU, _BLADES_ON_GPU = 2**23, 2**26, 2**18
 
 
 @family
@@ -74,14 +74,17 @@ def factors(
     wrt: tuple[str, ...] = ("x", "y"),
 ) -> list[Tensor]:
     """The gradients of `multiply` with respect to ``"x"``, ``"y"``, or both; ungated, of one only the other is read."""
-    products = operation(_text(product, gate), product.algebra.name)
-    gradients = products.vjp(products.outputs, wrt).text
-    mix = _mixing(weight, product)
-
-    def run(grad: Tensor, x: Tensor, y: Tensor) -> Sequence[Tensor]:
-        return evaluate(gradients, product.algebra, [x, y, *mix(grad)])
-
-    return [_joined(parts) for parts in zip(*_in_chunks(run, product, grad, x, y), strict=True)]
+    own = {"x": x.contiguous(), "y": y.contiguous()}
+    grad, results = grad.contiguous(), [torch.empty_like(own[name]) for name in wrt]
+    rows = _rows_at_once(product, grad, x)
+    mix = _mixing(weight, product, min(rows, len(grad)))
+    gradients = _gradients(product, gate, wrt)
+    with without_autocast(grad.device.type):
+        for first in range(0, len(grad), rows):
+            some = slice(first, first + rows)
+            inputs = [own["x"][some], own["y"][some], *mix(grad[some])]
+            evaluate_into([result[some] for result in results], gradients, product.algebra, inputs)
+    return results
 
 
 def weights(grad: Tensor, x: Tensor, y: Tensor, product: GradedProduct, gate: bool = False) -> Tensor:
@@ -100,20 +103,25 @@ def _text(product: GradedProduct, gate: bool) -> str:
     return text_of("path_products", product.algebra.name, (int(gate), *held))
 
 
-def _mixing(weight: Tensor, product: GradedProduct) -> Callable[[Tensor], Sequence[Tensor]]:
-    """What multiplies each grade of a gradient with the matrices of its paths: a result for each path."""
+@functools.cache
+def _gradients(product: GradedProduct, gate: bool, wrt: tuple[str, ...]) -> str:
+    products = operation(_text(product, gate), product.algebra.name)
+    return products.vjp(products.outputs, wrt).text
+
+
+def _mixing(weight: Tensor, product: GradedProduct, rows: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """What multiplies each grade of so many rows of a gradient with the matrices of its paths: a result for each."""
     if weight.is_cuda and weight.dtype != torch.float64:
-        from cliffnn.kernels.fully_connected import mix
+        from cliffnn.kernels.fully_connected import Mix
 
-        transposed = weight.mT.contiguous()
-        return lambda grad: mix(grad.contiguous(), transposed, product)
+        return Mix(weight, product, rows)
 
-    def mix_by_torch(grad: Tensor) -> Sequence[Tensor]:
-        by_grade, rows = _by_grade(grad, product), grad.shape[0]
+    def mix(grad: Tensor) -> Sequence[Tensor]:
+        by_grade = _by_grade(grad, product)
         numbered = zip(product.paths, weight, product.path_sizes, strict=True)
-        return [(by_grade[k] @ matrix).unflatten(0, (rows, size)) for (*_, k), matrix, size in numbered]
+        return [(by_grade[k] @ matrix).unflatten(0, (-1, size)) for (*_, k), matrix, size in numbered]
 
-    return mix_by_torch
+    return mix
 
 
 def _by_grade(grad: Tensor, product: GradedProduct) -> dict[int, Tensor]:
@@ -126,12 +134,16 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
+def _rows_at_once(product: GradedProduct, *tensors: Tensor) -> int:
+    """So many that the products of all paths take a bounded memory."""
+    size = max(tensor.shape[-1] for tensor in tensors) * tensors[0].itemsize
+    blades = max(_BLADES_ON_GPU, _ON_GPU // size) if tensors[0].is_cuda else _ON_CPU // size
+    return max(1, blades // sum(product.path_sizes))
+
+
 def _in_chunks(run: Callable, product: GradedProduct, *tensors: Tensor) -> list:
-    """Results on some rows at a time, so that the products of all paths take a bounded memory."""
-    size = max(t.shape[-1] for t in tensors) * tensors[0].itemsize
-    rows = max(1, (_BLADES_ON_GPU if tensors[0].is_cuda else _CHUNK // size) // sum(product.path_sizes))
-    # of one size, but for the last
-    count = max(1, -(-tensors[0].shape[0] // rows))
+    """Results on some rows at a time, of one number of them, but for the last."""
+    count = max(1, -(-tensors[0].shape[0] // _rows_at_once(product, *tensors)))
     rows = max(1, -(-tensors[0].shape[0] // count))
     # sums over paths are not to be rounded one by one
     with without_autocast(tensors[0].device.type):

@@ -129,7 +129,7 @@ def test_gates_on_a_cpu(name):
 
 def test_rows_in_chunks(monkeypatch):
     """Few rows at a time give what all give at once."""
-    monkeypatch.setattr(path_products, "_CHUNK", 8000)
+    monkeypatch.setattr(path_products, "_ON_CPU", 8000)
     check(operators, 37, 5, 3, "R3", torch.float64)
 
 
@@ -189,9 +189,10 @@ def test_a_gradient_times_all_matrices_interpreted(name):
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
     *_, weight, grad = inputs(19, 17, 33, name, torch.float32)
     of = GradedProduct.of(name)
-    got = kernels.mix(grad, weight.mT.contiguous(), of, kernels.Tiles(16, 16, 16, 4))
-    for part, matrix, (*_, k) in zip(got, weight, of.paths, strict=True):
-        torch.testing.assert_close(part, grad[:, of.out_slices[k]] @ matrix, rtol=1e-5, atol=1e-5)
+    mix = kernels.Mix(weight, of, 10, kernels.Tiles(16, 16, 16, 4))
+    for some in grad.split(10):
+        for part, matrix, (*_, k) in zip(mix(some), weight, of.paths, strict=True):
+            torch.testing.assert_close(part, some[:, of.out_slices[k]] @ matrix, rtol=1e-5, atol=1e-5)
 
 
 @interpreted

@@ -146,11 +146,13 @@ class Launches:
 _launches = functools.cache(Launches)
 
 
-def run(operation: Operation, inputs: Sequence[Tensor], eps: float) -> list[Tensor]:
+def run(
+    operation: Operation, inputs: Sequence[Tensor], eps: float, into: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """See `cliffnn.generated.run`."""
     like = inputs[operation.row]
     rows, _, channels = like.shape
-    outputs = allocate(operation, like)
+    outputs = allocate(operation, like) if into is None else dict(zip(operation.outputs, into, strict=True))
     if rows:
         launches = _launches(operation, channels, like.dtype, like.device, eps)
         if not launches.compiled:

@@ -56,31 +56,44 @@ def mixed_kernel(
     tl.store(mixed_ptr + pair * INPUTS + input[None, :], total, valid & exists)
 
 
-def mix(grad: Tensor, transposed: Tensor, product: GradedProduct, tiles: Tiles | None = None) -> list[Tensor]:
+class Mix:
     """Of each path, the blades of a gradient that have its result's grade times its matrix.
 
     Parameters
     ----------
-    grad : Tensor
-        ``(rows, blades, out_channels)``.
-    transposed : Tensor
-        The weight, ``(paths, in_channels, out_channels)``.
+    weight : Tensor
+        ``(paths, out_channels, in_channels)``.
     product : GradedProduct
-
-    Returns
-    -------
-    list of Tensor
-        ``(rows, blades of the grade, in_channels)``, parts of one memory.
+    rows : int
+        At most so many come at a time.
     """
-    rows, _, outputs = grad.shape
-    inputs = transposed.shape[1]
-    sizes = product.path_sizes
-    result = grad.new_empty(rows * sum(sizes) * inputs)
-    if rows:
-        precision = dot_precision(grad)
-        tiles = tiles or mixed_tiles(inputs, outputs, grad.itemsize, precision)
-        run = prepared(mixed_kernel, product, inputs, outputs, tiles, precision)
-        grid = (-(-rows // tiles.rows) * sum(sizes) * -(-inputs // tiles.inputs), 1, 1)
-        run(grid, (grad, transposed, result, mixed_table(product, grad.device)), rows)
-    parts = result.split([rows * size * inputs for size in sizes])
-    return [part.view(rows, size, inputs) for part, size in zip(parts, sizes, strict=True)]
+
+    def __init__(self, weight: Tensor, product: GradedProduct, rows: int, tiles: Tiles | None = None):
+        _, outputs, inputs = weight.shape
+        precision = dot_precision(weight)
+        self._tiles = tiles or mixed_tiles(inputs, outputs, weight.itemsize, precision)
+        self._run = prepared(mixed_kernel, product, inputs, outputs, self._tiles, precision)
+        self._programs = sum(product.path_sizes) * -(-inputs // self._tiles.inputs)
+        self._table = mixed_table(product, weight.device)
+        self._transposed = weight.mT.contiguous()
+        self._sizes = [size * inputs for size in product.path_sizes]
+        self._memory = weight.new_empty(rows * sum(self._sizes))
+        self._parts: tuple[int, list[Tensor]] = 0, []
+
+    def __call__(self, grad: Tensor) -> list[Tensor]:
+        """Parts of one memory, until the next call: ``(rows, blades of the grade, in_channels)``.
+
+        Parameters
+        ----------
+        grad : Tensor
+            ``(rows, blades, out_channels)``, contiguous.
+        """
+        rows = grad.shape[0]
+        if rows != self._parts[0]:
+            parts = self._memory[: rows * sum(self._sizes)].split([rows * size for size in self._sizes])
+            inputs = self._transposed.shape[1]
+            self._parts = rows, [part.view(rows, -1, inputs) for part in parts]
+        if rows:
+            grid = (-(-rows // self._tiles.rows) * self._programs, 1, 1)
+            self._run(grid, (grad, self._transposed, self._memory, self._table), rows)
+        return self._parts[1]
