@@ -1,6 +1,7 @@
 """The fully connected geometric product: torch's products on a CPU, kernels under the interpreter and on a GPU."""
 
 import functools
+import importlib
 from itertools import chain, pairwise
 
 import pytest
@@ -8,7 +9,7 @@ import reference
 import torch
 from torch import nn
 
-from cliffnn import Algebra, path_products
+from cliffnn import Algebra, ops, path_products
 from cliffnn import fully_connected as operators
 from cliffnn import functional as F
 from cliffnn.graded_product import GradedProduct
@@ -196,6 +197,26 @@ def test_a_gradient_times_all_matrices_interpreted(name):
 
 
 @interpreted
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("name", ["R2", "R3[x=0+2,y=0+1,out=0+1+2+3]"])
+def test_gradients_of_factors_in_pieces_interpreted(monkeypatch, name, gate):
+    """As on a GPU where no kernel holds all blades: all of it kernels, some rows at a time, the last ones fewer."""
+    kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
+    monkeypatch.setattr(ops, "_executor", lambda device: importlib.import_module("cliffnn.kernels"))
+    monkeypatch.setattr(path_products, "_mixing", kernels.Mix)
+    monkeypatch.setattr(path_products, "_ON_CPU", 4 * 3 * 4 * sum(GradedProduct.of(name).path_sizes))
+    x, y, weight, grad = inputs(10, 3, 2, name, torch.float32)
+    of = GradedProduct.of(name)
+    assert path_products._rows_at_once(of, grad, x) == 4
+    _, *exact, _ = truth(*(t.double() for t in (x, y, weight, grad)), name, gate)
+    both = path_products.factors(grad, x, y, weight, of, gate)
+    each = [path_products.factors(grad, x, y, weight, of, gate, (factor,))[0] for factor in "xy"]
+    for got in (both, each):
+        for result, wanted in zip(got, exact, strict=True):
+            assert reference.relative_error(result, wanted) < 2e-6
+
+
+@interpreted
 def test_kernels_interpreted_on_many_tiles():
     """Several tiles of rows and channels, and rows that no tile divides."""
     kernels = pytest.importorskip("cliffnn.kernels.fully_connected")
@@ -245,21 +266,21 @@ def test_gradients_of_some_arguments(gate, device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_operators_pass_opcheck(device):
     x, y, weight, grad = (t.requires_grad_() for t in inputs(3, 4, 5, "R3", torch.float64, device))
-    ops = torch.ops.cliffnn
-    torch.library.opcheck(ops.fully_connected.default, (x, y, weight, "R3", True))
-    torch.library.opcheck(ops.fully_connected_factor.default, (grad, x, weight, "R3", False))
-    torch.library.opcheck(ops.fully_connected_weight.default, (grad, x, y, "R3", False))
+    operations = torch.ops.cliffnn
+    torch.library.opcheck(operations.fully_connected.default, (x, y, weight, "R3", True))
+    torch.library.opcheck(operations.fully_connected_factor.default, (grad, x, weight, "R3", False))
+    torch.library.opcheck(operations.fully_connected_weight.default, (grad, x, y, "R3", False))
     x, y, weight, grad = (t.detach() for t in (x, y, weight, grad))
-    torch.library.opcheck(ops.fully_connected_factors.default, (grad, x, y, weight, "R3", True))
-    torch.library.opcheck(ops.fully_connected_weight.default, (grad, x, y, "R3", True))
+    torch.library.opcheck(operations.fully_connected_factors.default, (grad, x, y, weight, "R3", True))
+    torch.library.opcheck(operations.fully_connected_weight.default, (grad, x, y, "R3", True))
 
 
 def test_a_gated_gradient_refuses_to_be_differentiated():
     x, y, weight, grad = (t.requires_grad_() for t in inputs(3, 4, 5, "R2", torch.float64))
-    ops = torch.ops.cliffnn
+    operations = torch.ops.cliffnn
     for out in (
-        ops.fully_connected_factors.default(grad, x, y, weight, "R2", False)[0],
-        ops.fully_connected_weight.default(grad, x, y, "R2", True),
+        operations.fully_connected_factors.default(grad, x, y, weight, "R2", False)[0],
+        operations.fully_connected_weight.default(grad, x, y, "R2", True),
     ):
         with pytest.raises(RuntimeError, match="no derivative"):
             out.sum().backward()
@@ -395,6 +416,15 @@ def test_operators_on_a_gpu(shape, name, dtype):
     with torch.no_grad():
         for gate in (False, True):
             check(operators, *shape, name, dtype, "cuda", gate)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", GRADED)
+@torch.no_grad()
+def test_operators_of_grades_on_a_gpu(name, dtype):
+    check(operators, 300, 33, 20, name, dtype, "cuda", gate="[x=0" in name and ",y=0" in name)
 
 
 @pytest.mark.gpu
