@@ -7,7 +7,10 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from cliffnn import operation
 from cliffnn.algebra import Algebra, Path
+
+_NAMES = "x", "y", "out"
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,18 @@ class GradedProduct:
     @functools.cache
     def of(text: str) -> GradedProduct:
         """The product of a text."""
-        match = re.fullmatch(r"([^\[]+)(?:\[x=([\d+]+),y=([\d+]+),out=([\d+]+)\])?", text)
+        match = re.fullmatch(r"([^\[]+)(?:\[((?:x|y|out)=[\d+]+(?:,(?:x|y|out)=[\d+]+)*)\])?", text)
         if match is None:
             raise ValueError(f"product: got {text!r}, wanted a text as R3, or R3[x=1,y=1,out=0+2]")
         algebra = Algebra(match[1])
-        grades = [tuple(map(int, held.split("+"))) if held else algebra.grades for held in match.groups()[1:]]
+        held = dict(option.split("=") for option in match[2].split(",")) if match[2] else {}
+        grades = (tuple(map(int, held[name].split("+"))) if name in held else algebra.grades for name in _NAMES)
         return GradedProduct(algebra, *grades)
 
     @cached_property
     def text(self) -> str:
-        return product_text(self.algebra.name, self.x, self.y, self.out)
+        held = (None if grades == self.algebra.grades else grades for grades in (self.x, self.y, self.out))
+        return product_text(self.algebra.name, *held)
 
     @cached_property
     def paths(self) -> tuple[Path, ...]:
@@ -91,11 +96,7 @@ def product_text(
     >>> product_text("R3", x=(1,), y=(1,), out=(0, 2))
     'R3[x=1,y=1,out=0+2]'
     """
-    everything = Algebra(algebra).grades
-    held = [everything if grades is None else grades for grades in (x, y, out)]
-    if held == [everything] * 3:
-        return algebra
-    return "{}[x={},y={},out={}]".format(algebra, *("+".join(map(str, grades)) for grades in held))
+    return operation.text(algebra, dict(zip(_NAMES, (x, y, out), strict=True)))
 
 
 # torch.compile calls this function where it would trace others: see `cliffnn.algebra`.

@@ -11,13 +11,13 @@ from cliffnn import cache
 from cliffnn.codegen import file_name
 from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.fully_connected.source import factors_source
-from cliffnn.kernels.fully_connected.tiles import Tiles, factors_tiles, prepared
+from cliffnn.kernels.fully_connected.tiles import HELD, LEAST, Tiles, factors_tiles, prepared
 from cliffnn.kernels.linear import dot_precision
 
 
 def shares_products(product: GradedProduct) -> bool:
     """Whether `fully_connected_factors` is for this: registers must hold all blades of both factors."""
-    return max(product.sizes[:2]) <= 8
+    return LEAST * max(product.sizes[:2]) <= HELD
 
 
 def fully_connected_factors(

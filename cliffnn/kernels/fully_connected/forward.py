@@ -79,8 +79,9 @@ def fully_connected(
     out = x.new_empty(rows, blades, outputs)
     if rows == 0:
         return out
-    tiles = tiles or forward_tiles(inputs, outputs, x.itemsize, dot_precision(x))
-    run = prepared(fully_connected_fwd_kernel, product, inputs, outputs, tiles, dot_precision(x), gate)
+    precision = dot_precision(x)
+    tiles = tiles or forward_tiles(inputs, outputs, x.itemsize, precision)
+    run = prepared(fully_connected_fwd_kernel, product, inputs, outputs, tiles, precision, gate)
     grid = (-(-rows // tiles.rows) * blades * -(-outputs // tiles.outputs), 1, 1)
     run(grid, (x, y, weight, out, *device_tables(product, x.device)), rows)
     return out

@@ -10,6 +10,11 @@ from cliffnn.graded_product import GradedProduct
 from cliffnn.kernels.plan import power_of_two
 from cliffnn.kernels.prepared import Prepared
 
+# Columns of a matrix product on tensor cores, at least.
+LEAST = 8
+# Blades of a factor times channels, of 64 rows, whose numbers and gradients fit the registers of a program.
+HELD = 64
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -41,9 +46,9 @@ def forward_tiles(inputs: int, outputs: int, itemsize: int, precision: str) -> T
 
 def factors_tiles(product: GradedProduct, inputs: int, outputs: int, precision: str) -> Tiles:
     """As many channels as there are registers for all blades of the factors and of their gradients."""
-    columns = min(max(8, power_of_two(inputs)), 64 // power_of_two(max(product.sizes[:2])))
+    columns = min(max(LEAST, power_of_two(inputs)), HELD // power_of_two(max(product.sizes[:2])))
     # numbers that are split in parts are so in registers
-    return Tiles(64, _tile(outputs, 32 if precision == "tf32x3" else 64), columns, 8 if columns > 8 else 4)
+    return Tiles(64, _tile(outputs, 32 if precision == "tf32x3" else 64), columns, 8 if columns > LEAST else 4)
 
 
 def mixed_tiles(inputs: int, outputs: int, itemsize: int, precision: str) -> Tiles:

@@ -121,13 +121,14 @@ def fully_connected_weight(
     result = x.new_empty(len(product.paths), outputs, inputs)
     if rows == 0:
         return result.zero_()
-    tiles = tiles or weight_tiles(inputs, outputs, x.itemsize, dot_precision(x))
+    precision = dot_precision(x)
+    tiles = tiles or weight_tiles(inputs, outputs, x.itemsize, precision)
     of_matrix = -(-outputs // tiles.outputs) * -(-inputs // tiles.inputs)
     # enough for every multiprocessor, each with many rows
     programs = tiles.resident * multiprocessors(x.device) // of_matrix
     of_programs, starts = device_shares(product, programs, -(-rows // tiles.rows), x.device)
     partial = x.new_empty(starts[-1], 1, outputs * inputs, dtype=torch.float32)
-    run = prepared(fully_connected_weight_kernel, product, inputs, outputs, tiles, dot_precision(x), gate)
+    run = prepared(fully_connected_weight_kernel, product, inputs, outputs, tiles, precision, gate)
     _, entries, terms = device_tables(product, x.device)
     tensors = grad, x, y, _gates(x, y) if gate else x, partial, of_programs, entries, terms
     run((starts[-1], of_matrix, 1), tensors, rows)
